@@ -1,0 +1,144 @@
+// The contract between plan/ and the kernels: plain pointers, strides and counts. A kernel never sees a
+// Problem, so each one is tested without the library.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+#include "fusion_attention/mask.h"
+#include "fusion_attention/problem.h"
+#include "fusion_attention/tensor.h"
+
+namespace fusion_attention::kernels {
+
+// The numbers of the machine table (plan/machine.h) that a kernel is run with.
+struct Blocking {
+  int rows = 256;        // query rows per super-block and head, a multiple of 32: O and Q of it stay in L2
+  int keys = 1024;       // keys per packed chunk, a multiple of round_trip: K and V of it stay in L2
+  int round_trip = 256;  // keys between two updates of O, a multiple of 32: P of it stays in L1
+  int splits = 1;        // the most splits over keys (forward, decode) or over queries (backward)
+};
+
+// One operand of one sequence: row i of head h begins at data + h*head + i*row. Bytes; channels are
+// contiguous (plan/ copies operands whose channel stride is not 1).
+struct Operand {
+  std::byte* data = nullptr;
+  std::int64_t head = 0;
+  std::int64_t row = 0;
+};
+
+// Statistics of one sequence: entry (n, i) at (base + n*head + i*row) * copies floats.
+struct StatisticsPlane {
+  float* max = nullptr;  // null: not wanted
+  float* sum = nullptr;
+  std::int64_t head = 0;
+  std::int64_t row = 0;
+  std::int64_t copies = 0;
+};
+
+// The dense mask of one sequence: byte (n, i, j) at data + n*head + i*row + j*key.
+struct OverlayPlane {
+  const std::uint8_t* data = nullptr;  // null: none
+  std::int64_t head = 0, row = 0, key = 0;
+};
+
+// What all passes share: the shape and the mask of one sequence. Query head n of kv head k is
+// k*group + (0 … group-1).
+struct Shape {
+  std::int64_t rows = 0, keys = 0;
+  std::int64_t row0 = 0, key0 = 0;  // global positions, for the band
+  std::int64_t depth = 0;           // D
+  std::int64_t value_depth = 0;     // Dv
+  std::int64_t group = 1;           // query heads per kv head
+  float scale = 1;
+  Band band;
+  OverlayPlane overlay;
+};
+
+struct ForwardArgs {
+  Shape shape;
+  Operand query, key, value, output;
+  StatisticsPlane statistics;
+  Blocking blocking;
+};
+
+// Rows [row_begin, row_end) of every query head of one kv head, against keys [key_begin, key_end).
+struct ForwardTask {
+  std::int64_t kv_head = 0;
+  std::int64_t row_begin = 0, row_end = 0;
+  std::int64_t key_begin = 0, key_end = 0;
+  // null: the output and the statistics are finished and stored. Otherwise this task is one split over
+  // keys and leaves [group][row_end - row_begin] records of value_depth + 2 floats: O relative to
+  // its own sum, max, sum (natural logarithm domain; (-FLT_MAX, 0) and O = 0 for a row that sees nothing).
+  float* partial = nullptr;
+};
+
+// Merges the splits of one row range in index order, finishes and stores.
+struct MergeTask {
+  std::int64_t kv_head = 0;
+  std::int64_t row_begin = 0, row_end = 0;
+  const float* partials = nullptr;  // splits × group × rows × (value_depth + 2)
+  int splits = 0;
+};
+
+struct BackwardArgs {
+  Shape shape;
+  Operand query, key, value, output, output_gradient;
+  Operand query_gradient, key_gradient, value_gradient;
+  StatisticsPlane statistics;  // read
+  Blocking blocking;
+};
+
+// All query heads of one kv head, rows [row_begin, row_end): their query gradients are stored; their
+// share of the key and value gradients is stored, or added up in `partial` when there are several splits.
+struct BackwardTask {
+  std::int64_t kv_head = 0;
+  std::int64_t row_begin = 0, row_end = 0;
+  float* partial = nullptr;  // null: the only split. Otherwise keys × (depth + value_depth) floats, dK then dV
+};
+
+struct BackwardMergeTask {
+  std::int64_t kv_head = 0;
+  std::int64_t key_begin = 0, key_end = 0;
+  const float* partials = nullptr;  // splits × keys × (depth + value_depth)
+  int splits = 0;
+};
+
+// A kernel row: one algorithm instantiated for one arch and one dtype. Scratch is 64-byte aligned, of
+// the size the row asks for, private to the running task and not cleared. Nothing here throws.
+struct Forward {
+  std::size_t (*scratch_bytes)(const Shape&, const Blocking&);
+  void (*run)(const ForwardArgs&, const ForwardTask&, std::byte* scratch);
+  void (*merge)(const ForwardArgs&, const MergeTask&);
+};
+struct Backward {
+  std::size_t (*scratch_bytes)(const Shape&, const Blocking&);
+  void (*run)(const BackwardArgs&, const BackwardTask&, std::byte* scratch);
+  void (*merge)(const BackwardArgs&, const BackwardMergeTask&);
+};
+
+enum class Algorithm : std::uint8_t {
+  forward,   // packed blocks; any number of rows
+  decode,    // unpacked rows, group × rows <= 16; same contract as forward
+  backward,
+};
+
+struct Row {
+  const char* name;      // "forward_avx512_bf16": also what FUSION_ATTENTION_KERNEL matches
+  Algorithm algorithm;
+  const char* arch;      // "scalar", "avx2", "avx512", "avx512_bf16", "amx", "amx_emulated"
+  Dtype dtype;
+  const Forward* forward;    // for forward and decode
+  const Backward* backward;  // for backward
+};
+
+// Every kernel row of this build, in the order of kernels.def.
+struct RowList {
+  const Row* begin_;
+  const Row* end_;
+  const Row* begin() const { return begin_; }
+  const Row* end() const { return end_; }
+};
+RowList rows();
+
+}  // namespace fusion_attention::kernels
