@@ -15,10 +15,6 @@ namespace {
 
 constexpr std::int64_t kCopies = 8;  // of each statistic, as documented
 
-std::string number(std::int64_t number) {
-  return std::to_string(number);
-}
-
 bool is_floating(Element element) {
   return element == Element::float32 || element == Element::float16 || element == Element::bfloat16;
 }

@@ -1,6 +1,7 @@
 #include "api/sparse_mode.h"
 
 #include <algorithm>
+#include <cstring>
 
 #include "api/refuse.h"
 
@@ -196,6 +197,9 @@ bool mask_exceeds_band(const Problem& problem) {
                                 std::int64_t begin, std::int64_t end) {
     const std::uint8_t* bytes = overlay.data + sequence.batch * overlay.stride[0] + head * overlay.stride[1] +
                                 row * overlay.stride[2];
+    if (begin >= end) return false;
+    if (overlay.stride[3] == 1)
+      return std::memchr(bytes + begin, 0, static_cast<std::size_t>(end - begin)) != nullptr;
     for (std::int64_t key = begin; key < end; ++key) {
       if (bytes[key * overlay.stride[3]] == 0) return true;
     }
