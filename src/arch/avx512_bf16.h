@@ -30,7 +30,7 @@ struct Avx512Bf16 : Avx512 {
 
   template <class Format, bool Accumulate, int Columns, class Hook>
   FA_INLINE static void block(const Operands& o, float* c, Hook&& hook) {
-    block_in_registers<ZmmBf16, Format, Accumulate, Columns, 16 / Columns, Columns>(o, c, hook);
+    block_in_zmm<ZmmBf16, Format, Accumulate, Columns>(o, c, hook);
   }
 };
 
