@@ -69,7 +69,8 @@ class ForwardRun {
   void run() {
     for (std::int64_t b = 0; b < blocks(); ++b) start(b);
     // Keys that any row of the task sees, from a multiple of 32: steps are anchored at key 0 of the sequence.
-    const Interval reach{round_down(visible(t_.row_begin).begin, kBlock), visible(t_.row_end - 1).end};
+    const Interval reach{round_down(visible_keys(shape_, t_, t_.row_begin).begin, kBlock),
+                         visible_keys(shape_, t_, t_.row_end - 1).end};
     for (chunk_ = reach.begin; chunk_ < reach.end; chunk_ += a_.blocking.keys) {
       const std::int64_t end = lesser(reach.end, chunk_ + a_.blocking.keys);
       pack(end);
@@ -98,22 +99,14 @@ class ForwardRun {
     return {o.data + head * o.head + row * o.row, o.row};
   }
 
-  // Local keys of the task that row i sees, by the band alone.
-  Interval visible(std::int64_t i) const {
-    const Interval global = shape_.band.row(shape_.row0 + i, shape_.key0 + shape_.keys);
-    return {greater(global.begin - shape_.key0, t_.key_begin), lesser(global.end - shape_.key0, t_.key_end)};
-  }
-
   void start(std::int64_t b) {
     State& s = *new (&state(b)) State;
     const std::int64_t head = head_of(b), row = row_of(b);
-    const OverlayPlane& mask = shape_.overlay;
     for (int r = 0; r < kBlock; ++r) {
       const bool real = r < rows_of(b);
-      s.visible[r] = real ? visible(row + r) : Interval{};
-      s.hidden[r] = real && mask.data ? mask.data + head * mask.head + (row + r) * mask.row : nullptr;
+      s.start(r, real ? visible_keys(shape_, t_, row + r) : Interval{},
+              real ? mask_row(shape_.overlay, head, row + r) : nullptr);
     }
-    s.start();
     pack_a<Arch, Format>(rows_at(a_.query, head, row), rows_of(b), shape_.depth, query(b));
     float* o = output(b);
     for (std::size_t i = 0; i < at_.columns * arch::kBlockFloats; i += kLanes)
@@ -255,10 +248,7 @@ class ForwardRun {
         const float v = to_float(value[c]);
         if (v - v == 0.0f) continue;
         for (int r = 0; r < rows_of(pending_.block); ++r) {
-          const bool hidden = s.hidden[r] && s.hidden[r][key * shape_.overlay.key];
-          if (key < s.visible[r].begin || key >= s.visible[r].end || hidden) continue;
-          o[c / kBlock * arch::kBlockFloats + arch::c_offset(r, c % kBlock / kLanes) + c % kLanes] +=
-              weight(r, key, first) * v;
+          if (s.sees(r, key, shape_.overlay.key)) o[o_offset(r, c)] += weight(r, key, first) * v;
         }
       }
     }
@@ -276,34 +266,10 @@ class ForwardRun {
     return sum;
   }
 
-  // O / l and the statistics; or, of one split over keys, the record that merge() takes.
   void finish(std::int64_t b) {
-    const std::int64_t head = head_of(b), row = row_of(b);
-    for (int r = 0; r < rows_of(b); ++r) {
-      const auto done = state(b).finish(r);
-      const float* o = output(b) + arch::c_offset(r, 0);
-      if (t_.partial) {
-        float* record = t_.partial + ((head - t_.kv_head * shape_.group) * (t_.row_end - t_.row_begin) + row +
-                                      r - t_.row_begin) *
-                                         (shape_.value_depth + 2);
-        store_row(o, done.inverse, record);
-        record[shape_.value_depth] = done.max;
-        record[shape_.value_depth + 1] = done.sum;
-      } else {
-        store_row(o, done.inverse,
-                  reinterpret_cast<T*>(a_.output.data + head * a_.output.head + (row + r) * a_.output.row));
-        store_statistics(a_.statistics, head, row + r, done.max, done.sum);
-      }
-    }
-  }
-  template <class To>
-  void store_row(const float* o, float inverse, To* to) const {
-    for (std::int64_t c = 0; c < shape_.value_depth; c += kLanes) {
-      const float* from = o + c / kBlock * arch::kBlockFloats + c % kBlock / kLanes * 256;
-      const auto x = inverse == 0.0f ? Arch::zero() : Arch::mul(Arch::load(from), Arch::set(inverse));
-      const std::int64_t n = shape_.value_depth - c;
-      n >= kLanes ? Arch::store(to + c, x) : Arch::store(to + c, x, static_cast<int>(n));
-    }
+    for (int r = 0; r < rows_of(b); ++r)
+      finish_row<Arch, T>(a_, t_, head_of(b), row_of(b) + r, state(b).finish(r),
+                          output(b) + arch::c_offset(r, 0));
   }
 
   const ForwardArgs& a_;

@@ -96,6 +96,13 @@ void pack_a(Rows<T> from, int rows, std::int64_t depth, std::byte* out) {
   }
 }
 
+// Sixteen lines, transposed as 32-bit units.
+template <class Arch>
+FA_INLINE void store_transposed(typename Arch::vec (&tile)[kLanes], std::byte* to) {
+  Arch::transpose(tile);
+  for (int u = 0; u < kLanes; ++u) Arch::store(reinterpret_cast<float*>(to + u * kLine), tile[u]);
+}
+
 // B of the transpose: columns are `rows` ≤ 32 rows, depth is their channels. [plane][group][2 halves][16
 // units][64 B]
 template <class Arch, class Format, class T>
@@ -103,22 +110,26 @@ void pack_b_transposed(Rows<T> from, int rows, std::int64_t depth, std::byte* ou
   alignas(64) std::byte lines[Format::kPlanes][kLanes][kLine];
   const std::size_t plane = plane_bytes<Format>(depth);
   for (int g = 0; g < groups<Format>(depth); ++g) {
-    const std::int64_t first = std::int64_t{g} * kGroupElements<Format>;
+    const std::int64_t first = std::int64_t{g} * kGroupElements<Format>, left = depth - first;
     for (int half = 0; half < 2; ++half) {
-      for (int r = 0; r < kLanes; ++r) {
-        const int row = half * kLanes + r;
-        if (row < rows) {
-          pack_line<Arch, Format>(from[row] + first, depth - first, lines[0][r], sizeof lines[0]);
-        } else {
-          for (auto& l : lines) std::memset(l[r], 0, kLine);
+      typename Arch::vec tile[kLanes];
+      std::byte* to = out + g * kGroupBytes + half * (kGroupBytes / 2);
+      if constexpr (Format::kUnitElements == 1) {
+        for (int r = 0; r < kLanes; ++r) {
+          const int row = half * kLanes + r;
+          tile[r] = row < rows ? load_some<Arch>(from[row] + first, left) : Arch::zero();
         }
-      }
-      for (int i = 0; i < Format::kPlanes; ++i) {
-        typename Arch::vec tile[kLanes];
-        for (int r = 0; r < kLanes; ++r) tile[r] = Arch::load(reinterpret_cast<const float*>(lines[i][r]));
-        Arch::transpose(tile);
-        std::byte* to = out + i * plane + g * kGroupBytes + half * (kGroupBytes / 2);
-        for (int u = 0; u < kLanes; ++u) Arch::store(reinterpret_cast<float*>(to + u * kLine), tile[u]);
+        store_transposed<Arch>(tile, to);
+      } else {
+        for (int r = 0; r < kLanes; ++r) {
+          const int row = half * kLanes + r;  // past the rows: zero elements of the first one
+          pack_line<Arch, Format>(from[row < rows ? row : 0] + first, row < rows ? left : 0, lines[0][r],
+                                  sizeof lines[0]);
+        }
+        for (int i = 0; i < Format::kPlanes; ++i) {
+          for (int r = 0; r < kLanes; ++r) tile[r] = Arch::load(reinterpret_cast<const float*>(lines[i][r]));
+          store_transposed<Arch>(tile, to + i * plane);
+        }
       }
     }
   }

@@ -19,6 +19,34 @@ FA_INLINE void store_statistics(const StatisticsPlane& plane, std::int64_t head,
   }
 }
 
+// O / l of one row, its lanes beginning at `o` in the C blocks of O, and its statistics; or, of one split
+// over keys, the record that merge_partials takes.
+template <class Arch, class T>
+FA_INLINE void finish_row(const ForwardArgs& a, const ForwardTask& t, std::int64_t head, std::int64_t row,
+                          const typename SoftmaxState<Arch>::Row& done, const float* o) {
+  const std::int64_t width = a.shape.value_depth;
+  const auto store = [&](auto* to) {
+    for (std::int64_t c = 0; c < width; c += kLanes) {
+      const float* from = o + c / kBlock * arch::kBlockFloats + c % kBlock / kLanes * 256;
+      // A row that saw nothing is zero by choice: 0·NaN is not.
+      const auto x =
+          done.inverse == 0.0f ? Arch::zero() : Arch::mul(Arch::load(from), Arch::set(done.inverse));
+      width - c >= kLanes ? Arch::store(to + c, x) : Arch::store(to + c, x, static_cast<int>(width - c));
+    }
+  };
+  if (t.partial) {
+    const std::int64_t place =
+        (head - t.kv_head * a.shape.group) * (t.row_end - t.row_begin) + row - t.row_begin;
+    float* record = t.partial + place * (width + 2);
+    store(record);
+    record[width] = done.max;
+    record[width + 1] = done.sum;
+  } else {
+    store(reinterpret_cast<T*>(a.output.data + head * a.output.head + row * a.output.row));
+    store_statistics(a.statistics, head, row, done.max, done.sum);
+  }
+}
+
 // Merges in index order. A split that saw nothing has max = −FLT_MAX and sum = 0, so that its weight is zero
 // whatever the others hold.
 template <class Arch, class T>

@@ -45,6 +45,22 @@ FA_INLINE std::uint32_t hidden_bits(const std::uint8_t* row, std::int64_t stride
   return bits;
 }
 
+// Local keys of the task that row i sees, by the band alone.
+FA_INLINE Interval visible_keys(const Shape& shape, const ForwardTask& task, std::int64_t i) {
+  const Interval global = shape.band.row(shape.row0 + i, shape.key0 + shape.keys);
+  return {greater(global.begin - shape.key0, task.key_begin), lesser(global.end - shape.key0, task.key_end)};
+}
+
+FA_INLINE const std::uint8_t* mask_row(const OverlayPlane& mask, std::int64_t head, std::int64_t row) {
+  return mask.data ? mask.data + head * mask.head + row * mask.row : nullptr;
+}
+
+// Where channel c of row r lies in the C blocks of O.
+FA_INLINE std::int64_t o_offset(int r, std::int64_t c) {
+  return c / kBlock * std::int64_t{arch::kBlockFloats} +
+         arch::c_offset(r, static_cast<int>(c % kBlock / kLanes)) + c % kLanes;
+}
+
 // The running softmax of 32 rows. Lives in scratch, one per row block and query head of a task.
 template <class Arch>
 struct alignas(64) SoftmaxState {
@@ -56,12 +72,17 @@ struct alignas(64) SoftmaxState {
   Interval visible[kBlock];            // local keys the row sees; empty past the last row
   const std::uint8_t* hidden[kBlock];  // the row of the dense mask, null without one
 
-  FA_INLINE void start() {
-    for (int r = 0; r < kBlock; ++r) {
-      m[r] = kNothing;
-      Arch::store(l[r], Arch::zero());
-      Arch::store(top[r], Arch::set(-kInfinity));
-    }
+  // Row r sees the local keys `sees`, less those that `mask`, its row of the dense mask (or null), hides.
+  FA_INLINE void start(int r, Interval sees, const std::uint8_t* mask) {
+    m[r] = kNothing;
+    visible[r] = sees;
+    hidden[r] = mask;
+    Arch::store(l[r], Arch::zero());
+    Arch::store(top[r], Arch::set(-kInfinity));
+  }
+
+  FA_INLINE bool sees(int r, std::int64_t key, std::int64_t mask_stride) const {
+    return key >= visible[r].begin && key < visible[r].end && !(hidden[r] && hidden[r][key * mask_stride]);
   }
 
   // Statistics of a finished row, natural logarithm domain.

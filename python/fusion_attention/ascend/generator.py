@@ -1,0 +1,57 @@
+"""The generator behind dropout: a Philox seed and offset, advanced as the NPU's own generator advances.
+
+One draw per forward hands out the current pair and moves the offset by 12: ten random words, rounded up to whole
+groups of four. So the first call after `manual_seed(2)` gets (2, 0) and the next (2, 12).
+"""
+
+from __future__ import annotations
+
+import struct
+import threading
+
+WORDS_PER_DRAW = 10
+DEFAULT_SEED = 67280421310721  # torch's own default for every generator
+_STATE = struct.Struct("<QQ")  # seed, offset
+
+
+class PhiloxState:
+    """Seed and offset, safe to draw from in several threads."""
+
+    def __init__(self, seed: int = DEFAULT_SEED) -> None:
+        self._lock = threading.Lock()
+        self._seed = seed
+        self._offset = 0
+
+    @property
+    def seed(self) -> int:
+        return self._seed
+
+    @property
+    def offset(self) -> int:
+        return self._offset
+
+    def manual_seed(self, seed: int) -> None:
+        if not -(2**63) <= seed < 2**64:
+            raise RuntimeError(f"seed: got {seed}, allowed is a number of 64 bits")
+        with self._lock:
+            self._seed, self._offset = seed % 2**64, 0
+
+    def draw(self, words: int = WORDS_PER_DRAW) -> tuple[int, int]:
+        """The pair for one dropout call, and on to the next."""
+        with self._lock:
+            drawn = self._seed, self._offset
+            self._offset += -(-words // 4) * 4
+            return drawn
+
+    def state(self) -> bytes:
+        with self._lock:
+            return _STATE.pack(self._seed, self._offset)
+
+    def set_state(self, state: bytes) -> None:
+        if len(state) != _STATE.size:
+            raise RuntimeError(f"new_state: got {len(state)} bytes, allowed are {_STATE.size}: seed and offset")
+        with self._lock:
+            self._seed, self._offset = _STATE.unpack(state)
+
+
+default = PhiloxState()

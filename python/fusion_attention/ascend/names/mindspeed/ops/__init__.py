@@ -1,0 +1,1 @@
+"""The operators of mindspeed that are served."""

@@ -1,0 +1,35 @@
+"""torch_npu on the CPU: the attention operators of the fusion family and the two that diffusers calls beside them."""
+
+import torch
+
+from fusion_attention.ascend.elementwise import npu_geglu, npu_rms_norm
+from fusion_attention.torch import (
+    npu_fusion_attention,
+    npu_fusion_attention_grad,
+    npu_fusion_attention_grad_v2,
+    npu_fusion_attention_grad_v3,
+    npu_fusion_attention_v2,
+    npu_fusion_attention_v3,
+)
+from torch_npu import npu
+
+# Clients compare it with torch's own version; a genuine torch_npu carries the version of the torch it was built for.
+__version__ = torch.__version__.partition("+")[0]
+
+__all__ = [
+    "npu",
+    "npu_fusion_attention",
+    "npu_fusion_attention_grad",
+    "npu_fusion_attention_grad_v2",
+    "npu_fusion_attention_grad_v3",
+    "npu_fusion_attention_v2",
+    "npu_fusion_attention_v3",
+    "npu_geglu",
+    "npu_rms_norm",
+]
+
+
+def __getattr__(name: str) -> object:
+    raise AttributeError(
+        f"module 'torch_npu' has no attribute '{name}': fusion_attention's torch_npu layer serves {', '.join(__all__)}"
+    )

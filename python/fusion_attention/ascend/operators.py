@@ -1,0 +1,83 @@
+"""`torch.ops.npu.*`: the schemas of torch_npu 2.13, each a composite of the library's own operators.
+
+Composite: shapes under fake tensors, gradients and autocast come from the operators below, and there is one
+implementation of everything.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from fusion_attention.ascend import elementwise
+from fusion_attention.ascend.patches import Patches
+
+_QKV = "Tensor query, Tensor key, Tensor value"
+_MASKS = "Tensor? pse=None, Tensor? padding_mask=None, Tensor? atten_mask=None"
+_SAVED = "Tensor? softmax_max=None, Tensor? softmax_sum=None, Tensor? softmax_in=None, Tensor? attention_in=None"
+_LENGTHS = "int[]? prefix=None, int[]? actual_seq_qlen=None, int[]? actual_seq_kvlen=None"
+_LENGTH_TENSORS = "SymInt[]? prefix=None, Tensor? actual_seq_qlen=None, Tensor? actual_seq_kvlen=None"
+_MODE = "int sparse_mode=0, bool gen_mask_parallel=True, bool sync=False"
+_SINK = 'str softmax_layout="", Tensor? sink=None'
+_STARTS = "int pse_type=1, int[]? q_start_idx=None, int[]? kv_start_idx=None"
+_ROPE = "Tensor? query_rope=None, Tensor? key_rope=None"
+_DROPOUT = "Tensor? dropout_mask=None, int seed=0, int offset=0"
+_SEEDS = "int seed=0, int offset=0, int numels=0"
+_SEED_TENSORS = "Tensor? seed=None, Tensor? offset=None"
+
+
+def _numbers(scale: str, tokens: str) -> str:
+    return (
+        f"float {scale}=1.0, float keep_prob=1.0, int pre_{tokens}=2147483647, int next_{tokens}=2147483647, "
+        "int inner_precise=0"
+    )
+
+
+def _schema(*parts: str, results: str) -> str:
+    return f"({', '.join(parts)}) -> ({results})"
+
+
+_HEADS = "int head_num, str input_layout"
+_SEVEN = "Tensor, Tensor, Tensor, Tensor, int, int, int"
+_V1, _V2 = _numbers("scale", "tockens"), _numbers("scale", "tokens")
+_GRAD_V1, _GRAD_V2 = _numbers("scale_value", "tockens"), _numbers("scale_value", "tokens")
+_DY = f"{_QKV}, Tensor dy, {_HEADS}"
+
+
+def _tensors(count: int) -> str:
+    return ", ".join(["Tensor"] * count)
+
+
+SCHEMAS = {
+    "npu_fusion_attention": _schema(_QKV, _HEADS, _MASKS, _V1, _LENGTHS, _MODE, _SINK, _DROPOUT, results=_SEVEN),
+    "npu_fusion_attention_v2": _schema(
+        _QKV, _HEADS, "*", _MASKS, _ROPE, _V2, _LENGTHS, _MODE, _STARTS, _SINK, _DROPOUT, results=_SEVEN
+    ),
+    "npu_fusion_attention_v3": _schema(
+        _QKV, _HEADS, _MASKS, _V1, _LENGTH_TENSORS, _MODE, _SINK, results=_tensors(6)
+    ),
+    "npu_fusion_attention_grad": _schema(
+        _DY, "*", _MASKS, _SAVED, _GRAD_V1, _SEEDS, _LENGTHS, _MODE, _SINK, results=_tensors(5)
+    ),
+    "npu_fusion_attention_grad_v2": _schema(
+        _DY, "*", _MASKS, _SAVED, _ROPE, _GRAD_V2, _SEEDS, _LENGTHS, _MODE, _STARTS, _SINK, results=_tensors(7)
+    ),
+    "npu_fusion_attention_grad_v3": _schema(
+        _DY, "*", _MASKS, _SAVED, _GRAD_V1, _SEED_TENSORS, _LENGTH_TENSORS, _MODE, _SINK, results=_tensors(5)
+    ),
+    "npu_geglu": "(Tensor self, int dim=-1, int approximate=1, bool activate_left=False) -> (Tensor, Tensor)",
+    "npu_rms_norm": "(Tensor self, Tensor gamma, float epsilon=1e-06) -> (Tensor, Tensor)",
+}
+
+
+def define(patches: Patches) -> None:
+    """Defines every operator of SCHEMAS in the library `npu`, until the patches are undone."""
+    import fusion_attention.torch as functions
+
+    library = torch.library.Library("npu", "FRAGMENT")
+    patches.on_undo(library._destroy)
+    for name, schema in SCHEMAS.items():
+        function: Any = getattr(elementwise, name, None) or getattr(functions, name)
+        library.define(name + schema)
+        library.impl(name, function, "CompositeImplicitAutograd")

@@ -1,0 +1,151 @@
+"""The switch: which layers are on, and at which level. Off by default; everything it does can be undone."""
+
+from __future__ import annotations
+
+import os
+import sys
+import threading
+import warnings
+from typing import Any
+
+from fusion_attention.ascend.patches import Patches
+
+# Layer -> the top-level packages it serves.
+LAYERS = {
+    "torch_npu": ("torch_npu",),
+    "mindspeed": ("mindspeed", "npu_fusion_attention"),
+}
+NOT_YET = ("ascendspeed", "acctransformer", "flash_attention", "mindspore")
+ENVIRONMENT = "FUSION_ATTENTION_ASCEND"
+
+_lock = threading.RLock()
+_enabled: dict[str, Patches] = {}
+_device: Patches | None = None
+
+
+def enable(*layers: str, device: bool = False) -> None:
+    """Serves the modules that Ascend code imports, on this CPU, until `disable()`.
+
+    Args:
+        layers: names of layers; "torch_npu" when none is given. "mindspeed" serves
+            `mindspeed.ops.fusion_attention_v2` and the callable module `npu_fusion_attention`.
+        device: False, the default, serves names only: `torch.npu.is_available()` is False and nobody's choice
+            of device changes. True makes "npu" mean the CPU everywhere: see docs/torch_npu.md.
+
+    Raises:
+        NotImplementedError: a layer that is documented but not built yet.
+        ValueError: any other name.
+        RuntimeError: a genuine package of that name can be imported, or the layer is on at the other level.
+    """
+    from fusion_attention.ascend.finder import genuine
+
+    global _device
+    wanted = layers or ("torch_npu",)
+    _check_names(wanted)
+    with _lock:
+        if not device and _device is not None:
+            raise RuntimeError("device: got False, allowed is True until fusion_attention.disable() is called")
+        for layer in wanted:
+            for package in LAYERS[layer]:
+                if layer not in _enabled and genuine(package):
+                    raise RuntimeError(
+                        f'layers: got "{layer}", allowed is only a machine where no genuine {package} is importable'
+                    )
+        for layer in wanted:
+            if layer not in _enabled:
+                _enabled[layer] = _serve(layer)
+        if device and _device is None:
+            from fusion_attention.ascend import device as npu_means_cpu
+
+            _device = npu_means_cpu.install()
+    if "torch_npu" in wanted:
+        _warn_about_cached_answers(device)
+
+
+def disable() -> None:
+    """Turns every layer off and puts everything back that `enable` changed."""
+    global _device
+    with _lock:
+        if _device is not None:
+            _device.undo()
+            _device = None
+        while _enabled:
+            _enabled.popitem()[1].undo()
+
+
+def device_level() -> bool:
+    """Whether "npu" means the CPU at the moment."""
+    return _device is not None
+
+
+def enable_from_environment() -> None:
+    """What the environment variable FUSION_ATTENTION_ASCEND asks for: names or device."""
+    level = os.environ.get(ENVIRONMENT, "")
+    if not level:
+        return
+    if level not in ("names", "device"):
+        raise ValueError(f'{ENVIRONMENT}: got "{level}", allowed is names or device')
+    enable("torch_npu", device=level == "device")
+
+
+def _check_names(layers: tuple[str, ...]) -> None:
+    allowed = ", ".join(LAYERS)
+    for layer in layers:
+        if not isinstance(layer, str):
+            raise TypeError(f"layers: got {type(layer).__name__}, allowed are the strings {allowed}")
+        if layer in NOT_YET:
+            raise NotImplementedError(f'layers: got "{layer}", which is not built yet; allowed are {allowed}')
+        if layer not in LAYERS:
+            raise ValueError(f'layers: got "{layer}", allowed are {allowed}')
+
+
+def _serve(layer: str) -> Patches:
+    import torch
+
+    from fusion_attention.ascend.finder import Finder
+
+    patches = Patches()
+    version = torch.__version__.partition("+")[0]
+    distributions = [("torch-npu", version, "torch_npu")] if layer == "torch_npu" else []
+    finder = Finder(LAYERS[layer], distributions)
+    patches.insert_first(sys.meta_path, finder)
+    patches.on_undo(finder.drop_modules)
+    try:
+        if layer == "torch_npu":
+            _serve_torch_npu(patches, torch)
+    except BaseException:
+        patches.undo()
+        raise
+    return patches
+
+
+def _serve_torch_npu(patches: Patches, torch: Any) -> None:
+    from fusion_attention.ascend import operators
+
+    operators.define(patches)
+    import torch_npu
+
+    patches.set(torch, "npu", torch_npu.npu)
+    for name in ("", ".amp", ".random"):
+        patches.put(sys.modules, f"torch.npu{name}", sys.modules[f"torch_npu.npu{name}"])
+
+
+def _warn_about_cached_answers(device: bool) -> None:
+    """Clients ask once whether there is an NPU and keep the answer; one that was given too early is worth a word."""
+    late = []
+    imports = sys.modules.get("diffusers.utils.import_utils")
+    if getattr(imports, "_torch_npu_available", None) is False:
+        late.append("diffusers")
+    for client, module, question in (
+        ("transformers", "transformers.utils.import_utils", "is_torch_npu_available"),
+        ("accelerate", "accelerate.utils.imports", "is_npu_available"),
+    ):
+        cache_info = getattr(getattr(sys.modules.get(module), question, None), "cache_info", None)
+        if device and cache_info is not None and cache_info().currsize:
+            late.append(client)
+    if late:
+        warnings.warn(
+            f"{' and '.join(late)} asked for an NPU before the torch_npu layer was enabled and may keep the answer no; "
+            "enable the layer before importing them",
+            stacklevel=3,
+        )
