@@ -24,7 +24,8 @@ constexpr double kUnit = 0x1p-24;  // half an ulp of 1, the rounding of one oper
 // Element (row or column r, depth k) of A or B, where its format puts it.
 std::size_t a_at(int row, int k, int elements) {
   const int unit = k / elements;
-  return unit / kGroupUnits * kGroupBytes + row * kLine + unit % kGroupUnits * 4 + k % elements * (4 / elements);
+  return unit / kGroupUnits * kGroupBytes + row * kLine + unit % kGroupUnits * 4 +
+         k % elements * (4 / elements);
 }
 std::size_t b_at(int column, int k, int elements) {
   const int unit = k / elements;
@@ -128,8 +129,8 @@ class Block : public ::testing::TestWithParam<Machine> {
   std::mt19937_64 random_{testing::seed()};
 };
 
-void check(const VerbTable& verbs, BlockFormat format, Problem& problem, bool accumulate, int columns, int rows,
-           Guarded& memory) {
+void check(const VerbTable& verbs, BlockFormat format, Problem& problem, bool accumulate, int columns,
+           int rows, Guarded& memory) {
   constexpr float kUntouched = -77.0f;
   const VerbTable::Block block = verbs.block[format][accumulate][columns - 1];
   float* c = memory.tail<float>(kBlockFloats * sizeof(float));
@@ -150,12 +151,14 @@ void check(const VerbTable& verbs, BlockFormat format, Problem& problem, bool ac
         ASSERT_LE(std::fabs(c[at] - problem.want(at)), problem.bound(at)) << "row " << row << " column " << i;
       }
     if (columns == 1)
-      for (int row = 0; row < kBlock; ++row) ASSERT_EQ(c[c_offset(row, 1)], kUntouched) << "the other half of C";
+      for (int row = 0; row < kBlock; ++row)
+        ASSERT_EQ(c[c_offset(row, 1)], kUntouched) << "the other half of C";
   }
 }
 
 TEST_P(Block, EveryShape) {
-  const bool slow = std::strcmp(verbs().name, "amx_emulated") == 0 || std::strcmp(verbs().name, "scalar") == 0;
+  const bool slow =
+      std::strcmp(verbs().name, "amx_emulated") == 0 || std::strcmp(verbs().name, "scalar") == 0;
   std::vector<int> rows = {1, 7, 8, 15, 16, 17, 24, 31, 32};
   if (!slow) {
     rows.resize(kBlock);
@@ -170,8 +173,9 @@ TEST_P(Block, EveryShape) {
         for (int columns : {1, 2})
           for (int row_count : rows) {
             SCOPED_TRACE(::testing::Message()
-                         << verbs().name << " " << kFormatNames[format] << " units " << units << " rows " << row_count
-                         << " columns " << columns << " accumulate " << accumulate << ", " << testing::seed_line());
+                         << verbs().name << " " << kFormatNames[format] << " units " << units << " rows "
+                         << row_count << " columns " << columns << " accumulate " << accumulate << ", "
+                         << testing::seed_line());
             check(verbs(), static_cast<BlockFormat>(format), problem, accumulate, columns, row_count, memory);
             if (HasFatalFailure()) return;
           }
@@ -201,7 +205,8 @@ TEST(BlockAmx, RealUnitEqualsTheEmulatedBitForBit) {
   std::mt19937_64 random(testing::seed());
   std::vector<std::byte> a(3 * kMostGroups * kGroupBytes), b(a.size());
   for (int round = 0; round < 300; ++round) {
-    const int units = 1 + static_cast<int>(random() % kMostUnits), planes = 1 + static_cast<int>(random() % 3);
+    const int units = 1 + static_cast<int>(random() % kMostUnits),
+              planes = 1 + static_cast<int>(random() % 3);
     const std::uint16_t exponents = round % 2 != 0 ? 0xffff : 0x0fff;  // all of them, or those near denormals
     for (auto* operand : {&a, &b})
       for (std::size_t i = 0; i < operand->size(); i += 2) {

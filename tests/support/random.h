@@ -16,6 +16,8 @@ inline std::uint64_t seed() {
   return value;
 }
 
-inline std::string seed_line() { return "FUSION_ATTENTION_SEED=" + std::to_string(seed()); }
+inline std::string seed_line() {
+  return "FUSION_ATTENTION_SEED=" + std::to_string(seed());
+}
 
 }  // namespace fusion_attention::testing
