@@ -1,0 +1,90 @@
+// npu_fusion_attention, versions 1, 2 and 3, and their gradients: the words of the Ascend documents, read
+// once, checked once, turned into a Problem. The Python functions are thin layers over this class.
+//
+//   FusionAttentionOptions options;
+//   options.head_num = 32;
+//   options.input_layout = "BSND";
+//   options.scale = 0.088;
+//   FusionAttention call(Pass::forward, query, key, value, options);
+//   call.forward(attention_out, softmax_max, softmax_sum);
+#pragma once
+
+#include <cstdint>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "fusion_attention/families/array.h"
+#include "fusion_attention/problem.h"
+
+namespace fusion_attention {
+
+// Every argument of the documents after query, key and value, under the spelling of version 2, with the
+// documents' defaults. `not yet` marks what is legal there and refused here until a later release.
+struct FusionAttentionOptions {
+  static constexpr std::int64_t kAllTokens = 2147483647;
+
+  std::int64_t head_num = 0;  // N of query
+  std::string input_layout;   // BSH, SBH, BSND, BNSD, TND, in either case
+  double scale = 1.0;         // scale_value in the gradients
+  double keep_prob = 1.0;     // (0, 1]; below 1: not yet
+
+  Array atten_mask;  // bool, uint8 or int8, non-zero hides; absent: full attention whatever the mode
+  std::int64_t sparse_mode = 0;  // 0 … 8; 5 … 8 with a mask: not yet
+  std::int64_t pre_tokens = kAllTokens;
+  std::int64_t next_tokens = kAllTokens;
+  std::optional<std::vector<std::int64_t>> prefix;  // modes 5 and 6 only
+
+  std::optional<std::vector<std::int64_t>> actual_seq_qlen;   // TND: cumulative ends, no leading 0
+  std::optional<std::vector<std::int64_t>> actual_seq_kvlen;  // as many
+  std::string softmax_layout;                                 // "", or "TND" under input_layout TND
+
+  Array padding_mask;                                                  // must be absent, as documented
+  Array pse, query_rope, key_rope, sink, dropout_mask;                 // not yet
+  std::int64_t pse_type = 1;                                           // 0, 2, 3: not yet
+  std::optional<std::vector<std::int64_t>> q_start_idx, kv_start_idx;  // not yet
+  std::int64_t inner_precise = 0;                                      // no numeric effect (ruling 22)
+
+  bool tockens = false;  // refusals say pre_tockens and next_tockens, as version 1 spells them
+};
+
+// One call, read and checked against shapes and dtypes; no element of query, key, value or a mask has been
+// touched. The lengths have been copied: changing the caller's list afterwards has no effect.
+class FusionAttention {
+ public:
+  // Throws Error: the argument in the caller's spelling, what was given, what is allowed.
+  FusionAttention(Pass pass, const Array& query, const Array& key, const Array& value,
+                  const FusionAttentionOptions& options);
+
+  const std::vector<std::int64_t>& output_shape() const { return output_shape_; }
+  const std::vector<std::int64_t>& statistics_shape() const { return statistics_shape_; }
+  std::int64_t numels() const { return numels_; }  // B·N·Sq·Skv, or N·Σ sq·skv for TND
+
+  // Contiguous memory of output_shape() and statistics_shape(); the latter two may be null.
+  void forward(void* attention_out, float* softmax_max, float* softmax_sum);
+
+  // The statistics and attention_in are used as given, never recomputed: they may belong to a longer row
+  // than this call sees (ring attention). dq, dk, dv: contiguous memory of query's, key's and value's shape.
+  void backward(const Array& dy, const Array& softmax_max, const Array& softmax_sum,
+                const Array& attention_in, void* dq, void* dk, void* dv);
+
+  // What forward or backward will compute, without the pointers that they are given.
+  const Problem& problem() const { return problem_; }
+
+  // What the caller should know though it is no error (rulings 1 and 2), each at most once per process.
+  // Reads the mask.
+  std::vector<std::string> notes() const;
+
+ private:
+  TensorView like_output(const Array& array, const char* argument) const;
+
+  Problem problem_;
+  Array query_, key_, value_;
+  std::string input_layout_;
+  std::int64_t sparse_mode_;
+  bool masked_;
+  std::vector<std::int64_t> output_shape_, statistics_shape_;
+  std::int64_t numels_ = 0;
+};
+
+}  // namespace fusion_attention

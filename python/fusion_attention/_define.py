@@ -1,0 +1,129 @@
+"""Makes functions, docstrings, torch schemas and stubs from the table."""
+
+from __future__ import annotations
+
+import linecache
+import textwrap
+from collections.abc import Callable
+from typing import Any
+
+from fusion_attention import _check
+from fusion_attention._table import ARGUMENTS, MODES, REQUIRED, RESULTS, Argument, Function
+
+_SCALARS = {"int": "int", "symint": "int", "float": "float", "str": "str", "bool": "bool"}
+
+
+def signature(function: Function, annotate: Callable[[Argument, str], str] = lambda argument, name: name) -> str:
+    """The parameter list, without parentheses."""
+    parts, keyword_only = [], False
+    for name, argument, only in function.parameters():
+        if only and not keyword_only:
+            parts.append("*")
+            keyword_only = True
+        spaced = " = " if ":" in annotate(argument, name) else "="
+        default = "" if argument.default is REQUIRED else f"{spaced}{argument.default!r}"
+        parts.append(annotate(argument, name) + default)
+    return ", ".join(parts)
+
+
+def docstring(function: Function, tensor: str) -> str:
+    """Shapes, dtypes, defaults, errors, the document and the mask pictures of one function."""
+    what = "Gradients of npu_fusion_attention" if function.backward else "Fused attention, softmax(scale·Q·Kᵀ)·V"
+    lines = [f"{what}: version {function.version} of the Ascend interface.", "", "Args:"]
+    for name, argument, _ in function.parameters():
+        kind = {"tensor": tensor, "ints": "list of int"}.get(argument.kind, _SCALARS.get(argument.kind, ""))
+        kind += f" of {argument.dtypes}" if argument.dtypes else ""
+        default = "" if argument.default is REQUIRED else f", default {argument.default!r}"
+        text = f"{name} ({kind}{default}): {argument.says}. [{argument.source}]"
+        lines += textwrap.wrap(text, 100, initial_indent="    ", subsequent_indent="        ")
+    lines += ["", "Returns:", f"    A tuple of {len(function.results)}:"]
+    lines += [f"    {name}: {RESULTS[name]}." for name in function.results]
+    lines += [
+        "",
+        "Raises:",
+        "    TypeError: an argument of the wrong Python type.",
+        "    NotImplementedError: what the documents allow and this release does not build yet.",
+        "    RuntimeError: anything else that is not allowed; the sentence names the argument, what was given and",
+        "        what is allowed. Nothing has been computed.",
+        "",
+        MODES,
+    ]
+    return "\n".join(lines)
+
+
+def _body(function: Function) -> list[str]:
+    """Type checks that cost nothing when they pass, then the call under canonical names."""
+    lines, passed = [], []
+    for name, argument, _ in function.parameters():
+        if argument.kind == "tensor":
+            absent = f"{name} is not None and " if argument.optional else ""
+            lines.append(f"    if {absent}not isinstance({name}, Tensor): refuse_tensor({name!r}, {name})")
+        elif argument.kind == "ints":
+            lines.append(f"    if {name} is not None: {name} = as_lengths({name!r}, {name})")
+        else:
+            kind = _SCALARS[argument.kind]
+            lines.append(f"    if type({name}) is not {kind}: {name} = as_{kind}({name!r}, {name})")
+        passed.append(f"{argument.name}={name}")
+    lines.append(f"    return implementation({', '.join(passed)})")
+    return lines
+
+
+def define(
+    function: Function,
+    implementation: Callable[..., Any],
+    *,
+    tensor: type,
+    tensor_name: str,
+    as_lengths: Callable[[str, Any], Any],
+    module: str,
+) -> Callable[..., Any]:
+    """The public function: exact names, order and defaults of the documents; `implementation` gets canonical names."""
+    source = "\n".join([f"def {function.name}({signature(function)}):", *_body(function), ""])
+
+    def refuse_tensor(name: str, given: Any) -> None:
+        if given is None:
+            raise RuntimeError(f"{name}: got None, allowed is a {tensor_name}")
+        _check.refuse_type(name, given, f"a {tensor_name}")
+
+    namespace: dict[str, Any] = {
+        "implementation": implementation,
+        "Tensor": tensor,
+        "as_lengths": as_lengths,
+        "refuse_tensor": refuse_tensor,
+        **{f"as_{kind}": getattr(_check, f"as_{kind}") for kind in ("int", "float", "str", "bool")},
+    }
+    filename = f"<fusion_attention: {module}.{function.name}>"
+    exec(compile(source, filename, "exec"), namespace)  # as namedtuple and dataclass do
+    linecache.cache[filename] = (len(source), None, source.splitlines(keepends=True), filename)
+    made: Callable[..., Any] = namespace[function.name]
+    made.__module__ = module
+    made.__doc__ = docstring(function, tensor_name)
+    return made
+
+
+_SCHEMA_TYPES = {"int": "int", "symint": "SymInt", "float": "float", "str": "str", "bool": "bool"}
+
+
+def schema_argument(argument: Argument) -> str:
+    """One argument of a torch operator. Lengths are tensors there: a compiled graph must not depend on their values."""
+    default = "" if argument.default is REQUIRED else f"={argument.default!r}".replace("'", '"')
+    if argument.kind == "tensor" or argument.name.startswith("actual_seq"):
+        kind = "Tensor?" if argument.optional else "Tensor"
+    elif argument.kind == "ints":
+        kind = "SymInt[]?"
+    else:
+        kind = _SCHEMA_TYPES[argument.kind]
+    return f"{kind} {argument.name}{default}"
+
+
+def torch_schemas() -> tuple[str, str]:
+    """Of the two operators beneath all six functions. Seed and offset are tensors of one element;
+    tockens says how version 1 spells the tokens in a refusal."""
+    operands = ", ".join(schema_argument(argument) for argument in ARGUMENTS[:3])
+    rest = ", ".join(schema_argument(argument) for argument in ARGUMENTS[3:])
+    rest = f"bool tockens, {rest}, Tensor? seed=None, Tensor? offset=None"
+    saved = "Tensor dy, Tensor? softmax_max, Tensor? softmax_sum, Tensor? attention_in"
+    return (
+        f"forward({operands}, {rest}) -> (Tensor attention_out, Tensor softmax_max, Tensor softmax_sum)",
+        f"backward({operands}, {saved}, {rest}) -> (Tensor dq, Tensor dk, Tensor dv)",
+    )

@@ -1,0 +1,225 @@
+"""The one table of npu_fusion_attention and its gradients: what each argument is, in words of the documents.
+
+Signatures, docstrings, stubs, torch schemas and type checks are made from it (`_define.py`); what is legal
+beyond types is decided once, in C++. Canonical names are those of version 2; the functions at the end of this
+file say how each version spells and orders them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import Any, Final
+
+INT_MAX: Final = 2147483647
+REQUIRED: Final = ...  # the default of an argument that has none
+
+FLOATING = "float32, float16 or bfloat16"
+LATER = "Not yet: anything but the default is refused"
+
+
+@dataclass(frozen=True)
+class Argument:
+    """One argument. kind: tensor, int, symint, float, str, bool or ints (a list, a tuple or a 1-D integer array)."""
+
+    name: str
+    kind: str
+    says: str
+    default: Any = REQUIRED
+    dtypes: str = ""
+    source: str = "training-ops 1.1"  # the row of the documents that it comes from
+
+    @property
+    def optional(self) -> bool:
+        return self.default is None
+
+
+# In the order of the C++ constructor and of the torch operators: what every call says first, what later
+# releases build last.
+ARGUMENTS = (
+    Argument("query", "tensor", "the queries, laid out as input_layout says; any strides", dtypes=FLOATING),
+    Argument("key", "tensor", "the keys, with Nkv heads; Nkv divides query's N", dtypes="query's"),
+    Argument("value", "tensor", "the values, with Nkv heads; their D may differ from query's", dtypes="query's"),
+    Argument("head_num", "symint", "N, the number of heads of query"),
+    Argument("input_layout", "str", "BSH, SBH, BSND, BNSD or TND, in either case", source="training-ops 2"),
+    Argument("scale", "float", "multiplies Q·Kᵀ in float32; any finite number", 1.0, source="training-ops 3"),
+    Argument(
+        "atten_mask",
+        "tensor",
+        "non-zero hides that key from that row. [Sq, Skv] or [1 or B, 1 or N, Sq, Skv]; TND: [longest Sq, longest "
+        "Skv]; [2048, 2048] for sparse_mode 2, 3, 4, whose content is not read. None: full attention whatever "
+        "sparse_mode and the tokens say",
+        None,
+        "bool, uint8 or int8",
+        "training-ops 4.1",
+    ),
+    Argument(
+        "sparse_mode",
+        "int",
+        "0 mask and tokens, 1 mask alone, 2 causal from the top left, 3 causal from the bottom right, 4 band from "
+        "the bottom right; 5 to 8: not yet",
+        0,
+        source="training-ops 4.2",
+    ),
+    Argument("pre_tokens", "symint", "modes 0 and 4: a row sees this many keys before its own", INT_MAX),
+    Argument("next_tokens", "symint", "modes 0 and 4: a row sees this many keys after its own", INT_MAX),
+    Argument(
+        "actual_seq_qlen",
+        "ints",
+        "TND: cumulative ends of the query sequences, no leading 0; trailing zeros take no part",
+        None,
+        source="training-ops 5",
+    ),
+    Argument("actual_seq_kvlen", "ints", "TND: the same of key and value", None, source="training-ops 5"),
+    Argument(
+        "softmax_layout",
+        "str",
+        '"": TND statistics lie head-major per sequence; "TND": in their natural order',
+        "",
+        source="training-ops 1.10",
+    ),
+    Argument("keep_prob", "float", f"1 − the dropout probability, in (0, 1]. {LATER}", 1.0, source="training-ops 6"),
+    Argument("inner_precise", "int", "0 to 3, without effect: every value meets both descriptions", 0),
+    Argument("prefix", "ints", "modes 5 and 6: keys that every row sees, per batch entry. Not yet", None),
+    Argument("pse_type", "int", f"how pse enters the score. {LATER}", 1, source="training-ops 3.1"),
+    Argument("pse", "tensor", f"a bias on the score. {LATER}", None, source="training-ops 3.2"),
+    Argument("padding_mask", "tensor", "must be None, as in the documents", None),
+    Argument("query_rope", "tensor", LATER, None, source="training-ops 1.3"),
+    Argument("key_rope", "tensor", LATER, None, source="training-ops 1.3"),
+    Argument("sink", "tensor", f"one more logit per head. {LATER}", None, source="training-ops 3"),
+    Argument("dropout_mask", "tensor", LATER, None, source="training-ops 6.1"),
+    Argument("q_start_idx", "ints", LATER, None, source="training-ops 3.1"),
+    Argument("kv_start_idx", "ints", LATER, None, source="training-ops 3.1"),
+)
+
+# What the functions take beside the above.
+OTHERS = (
+    Argument("dy", "tensor", "the gradient of attention_out", dtypes="query's", source="training-ops 7"),
+    Argument(
+        "softmax_max", "tensor", "as the forward returned it; never recomputed", None, "float32", "training-ops 7"
+    ),
+    Argument(
+        "softmax_sum", "tensor", "as the forward returned it; never recomputed", None, "float32", "training-ops 7"
+    ),
+    Argument("softmax_in", "tensor", "without effect", None),
+    Argument(
+        "attention_in", "tensor", "attention_out; must not be None", None, "query's", source="training-ops 7"
+    ),
+    Argument("seed", "int", "of the dropout bits; returned as given when keep_prob is 1", 0, source="training-ops 6"),
+    Argument("offset", "int", "of the dropout bits; returned as given when keep_prob is 1", 0),
+    Argument("numels", "int", "without effect when keep_prob is 1", 0),
+    Argument("gen_mask_parallel", "bool", "without effect", True),
+    Argument("sync", "bool", "without effect", False),
+)
+
+BY_NAME = {argument.name: argument for argument in (*ARGUMENTS, *OTHERS)}
+CORE_ORDER = tuple(argument.name for argument in ARGUMENTS)
+
+RESULTS = {
+    "attention_out": "the output, contiguous, in query's layout with value's D",
+    "softmax_max": "float32 [B, N, Sq, 8], TND [T, N, 8]: the largest visible score of each row, eight times",
+    "softmax_sum": "float32, same shape: the sum of exp(score − max) of each row, eight times",
+    "softmax_out": "reserved, of shape [0]",
+    "seed": "as given",
+    "offset": "as given",
+    "numels": "B·N·Sq·Skv; TND: N·Σ sq·skv",
+    "dq": "the gradient of query",
+    "dk": "the gradient of key, summed over the query heads that share it",
+    "dv": "the gradient of value, summed over the query heads that share it",
+    "dpse": "None",
+    "dq_rope": "None",
+    "dk_rope": "None",
+    "dsink": "None",
+}
+
+
+# What versions 1 and 3 and the gradients write differently from version 2.
+_SPELLINGS = {"pre_tockens": "pre_tokens", "next_tockens": "next_tokens", "scale_value": "scale"}
+
+
+@dataclass(frozen=True)
+class Function:
+    """One function of the family: its own spelling and order of the arguments above."""
+
+    name: str
+    positional: str  # names in the caller's spelling
+    keywords: str  # keyword-only ones
+    results: tuple[str, ...]
+    version: int
+    backward: bool = False
+
+    def parameters(self) -> Iterator[tuple[str, Argument, bool]]:
+        """(the caller's name, the argument, keyword-only) in order."""
+        for names, keyword_only in ((self.positional, False), (self.keywords, True)):
+            for name in names.split():
+                argument = BY_NAME[_SPELLINGS.get(name, name)]
+                if self.version == 3 and name in ("seed", "offset"):
+                    argument = replace(argument, kind="tensor", default=None)
+                yield name, argument, keyword_only
+
+    @property
+    def tockens(self) -> bool:
+        return "pre_tockens" in (self.positional + self.keywords).split()
+
+
+_FORWARD = "query key value head_num input_layout"
+_BACKWARD = "query key value dy head_num input_layout"
+_SAVED = "softmax_max softmax_sum softmax_in attention_in"
+_V1 = (
+    "pse padding_mask atten_mask scale keep_prob pre_tockens next_tockens inner_precise prefix "
+    "actual_seq_qlen actual_seq_kvlen sparse_mode gen_mask_parallel sync softmax_layout sink"
+)
+_SEVEN = ("attention_out", "softmax_max", "softmax_sum", "softmax_out", "seed", "offset", "numels")
+
+V1 = Function("npu_fusion_attention", f"{_FORWARD} {_V1} dropout_mask seed offset", "", _SEVEN, 1)
+V2 = Function(
+    "npu_fusion_attention_v2",
+    _FORWARD,
+    "pse padding_mask atten_mask query_rope key_rope scale keep_prob pre_tokens next_tokens inner_precise prefix "
+    "actual_seq_qlen actual_seq_kvlen sparse_mode gen_mask_parallel sync pse_type q_start_idx kv_start_idx "
+    "softmax_layout sink dropout_mask seed offset",
+    _SEVEN,
+    2,
+)
+V3 = Function("npu_fusion_attention_v3", f"{_FORWARD} {_V1}", "", _SEVEN[:6], 3)
+V1_GRAD = Function(
+    "npu_fusion_attention_grad",
+    _BACKWARD,
+    f"pse padding_mask atten_mask {_SAVED} scale_value keep_prob pre_tockens next_tockens inner_precise seed offset "
+    "numels prefix actual_seq_qlen actual_seq_kvlen sparse_mode gen_mask_parallel sync softmax_layout sink",
+    ("dq", "dk", "dv", "dpse", "dsink"),
+    1,
+    backward=True,
+)
+V2_GRAD = Function(
+    "npu_fusion_attention_grad_v2",
+    _BACKWARD,
+    f"pse padding_mask atten_mask {_SAVED} query_rope key_rope scale_value keep_prob pre_tokens next_tokens "
+    "inner_precise seed offset numels prefix actual_seq_qlen actual_seq_kvlen sparse_mode gen_mask_parallel sync "
+    "pse_type q_start_idx kv_start_idx softmax_layout sink",
+    ("dq", "dk", "dv", "dpse", "dq_rope", "dk_rope", "dsink"),
+    2,
+    backward=True,
+)
+V3_GRAD = Function(
+    "npu_fusion_attention_grad_v3",
+    _BACKWARD,
+    f"pse padding_mask atten_mask {_SAVED} scale_value keep_prob pre_tockens next_tockens inner_precise seed offset "
+    "prefix actual_seq_qlen actual_seq_kvlen sparse_mode gen_mask_parallel sync softmax_layout sink",
+    ("dq", "dk", "dv", "dpse", "dsink"),
+    3,
+    backward=True,
+)
+FUNCTIONS = (V1, V2, V3, V1_GRAD, V2_GRAD, V3_GRAD)
+
+MODES = """\
+What a row (downwards) sees of the keys (to the right); Sq = 4, Skv = 6, # is seen:
+
+    mode 2        mode 3        mode 4, pre 2, next 0    mode 0, pre 1, next 1
+    #.....        ###...        ###...                   ##....
+    ##....        ####..        .###..                   ###...
+    ###...        #####.        ..###.                   .###..
+    ####..        ######        ...###                   ..###.
+
+Modes 0 and 1 hide what atten_mask hides. Without atten_mask every row sees every key, in every mode.
+A row that sees nothing gives output 0, gradients 0 and the statistics (-FLT_MAX, 1)."""

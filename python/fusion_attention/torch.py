@@ -1,0 +1,379 @@
+"""npu_fusion_attention on torch tensors: eager, autograd, autocast and torch.compile(fullgraph=True).
+
+Six public functions under the exact names, orders and defaults of the Ascend documents stand on two operators,
+torch.ops.fusion_attention.forward and .backward. Lengths reach them as tensors, so that a compiled graph does
+not depend on their values.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fusion_attention import _check, _core, _shapes, _table
+from fusion_attention._define import define, torch_schemas
+from fusion_attention._elements import ELEMENTS, OTHER
+
+# --- The operators -------------------------------------------------------------------------------------------
+
+_ELEMENT = {getattr(torch, name): code for name, code in ELEMENTS.items() if hasattr(torch, name)}
+_ELEMENT[torch.bool] = ELEMENTS["bool"]
+
+_library = torch.library.Library("fusion_attention", "DEF")
+for _schema in torch_schemas():
+    _library.define(_schema, tags=(torch.Tag.pt2_compliant_tag, torch.Tag.needs_fixed_stride_order))
+
+_Array = tuple[int, int, Any, Any]
+
+
+def _array(name: str, tensor: Tensor | None) -> _Array | None:
+    """What the binding takes: address, element, shape, strides."""
+    if tensor is None:
+        return None
+    if not tensor.is_cpu or tensor.layout is not torch.strided:
+        given = f"device {tensor.device}" if not tensor.is_cpu else f"layout {tensor.layout}"
+        raise RuntimeError(f"{name}: got {given}, allowed is a dense tensor on the cpu")
+    return tensor.data_ptr(), _ELEMENT.get(tensor.dtype, OTHER), tensor.shape, tensor.stride()
+
+
+def _integers(name: str, tensor: Tensor | None) -> list[int] | None:
+    if tensor is None:
+        return None
+    if tensor.dim() != 1 or tensor.dtype.is_floating_point or tensor.dtype is torch.bool or not tensor.is_cpu:
+        given = f"a {tensor.dtype} tensor of rank {tensor.dim()} on {tensor.device}"
+        raise RuntimeError(f"{name}: got {given}, allowed is a list of ints or a 1-D integer tensor on the cpu")
+    ends: list[int] = tensor.tolist()
+    return ends
+
+
+def _call(
+    backward: bool,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    tockens: bool,
+    head_num: int,
+    input_layout: str,
+    scale: float = 1.0,
+    atten_mask: Tensor | None = None,
+    sparse_mode: int = 0,
+    pre_tokens: int = _table.INT_MAX,
+    next_tokens: int = _table.INT_MAX,
+    actual_seq_qlen: Tensor | None = None,
+    actual_seq_kvlen: Tensor | None = None,
+    softmax_layout: str = "",
+    keep_prob: float = 1.0,
+    inner_precise: int = 0,
+    prefix: list[int] | None = None,
+    pse_type: int = 1,
+    pse: Tensor | None = None,
+    padding_mask: Tensor | None = None,
+    query_rope: Tensor | None = None,
+    key_rope: Tensor | None = None,
+    sink: Tensor | None = None,
+    dropout_mask: Tensor | None = None,
+    q_start_idx: list[int] | None = None,
+    kv_start_idx: list[int] | None = None,
+    seed: Tensor | None = None,
+    offset: Tensor | None = None,
+) -> _core.FusionAttention:
+    """The call, read and checked in C++."""
+    return _core.FusionAttention(
+        backward,
+        tockens,
+        _array("query", query),
+        _array("key", key),
+        _array("value", value),
+        head_num,
+        input_layout,
+        scale,
+        _array("atten_mask", atten_mask),
+        sparse_mode,
+        pre_tokens,
+        next_tokens,
+        _integers("actual_seq_qlen", actual_seq_qlen),
+        _integers("actual_seq_kvlen", actual_seq_kvlen),
+        softmax_layout,
+        keep_prob,
+        inner_precise,
+        prefix,
+        pse_type,
+        _array("pse", pse),
+        _array("padding_mask", padding_mask),
+        _array("query_rope", query_rope),
+        _array("key_rope", key_rope),
+        _array("sink", sink),
+        _array("dropout_mask", dropout_mask),
+        q_start_idx,
+        kv_start_idx,
+    )
+
+
+def _forward_kernel(query: Tensor, *rest: Any, **options: Any) -> tuple[Tensor, Tensor, Tensor]:
+    call = _call(False, query, *rest, **options)
+    out = torch.empty(call.output_shape, dtype=query.dtype)
+    top, total = torch.empty(2, *call.statistics_shape).unbind()
+    call.forward(out.data_ptr(), top.data_ptr(), total.data_ptr())
+    for note in call.notes():
+        warnings.warn(note, stacklevel=2)
+    return out, top, total
+
+
+def _backward_kernel(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    dy: Tensor,
+    softmax_max: Tensor | None,
+    softmax_sum: Tensor | None,
+    attention_in: Tensor | None,
+    *rest: Any,
+    **options: Any,
+) -> tuple[Tensor, Tensor, Tensor]:
+    call = _call(True, query, key, value, *rest, **options)
+    gradients = tuple(torch.empty(operand.shape, dtype=query.dtype) for operand in (query, key, value))
+    call.backward(
+        _array("dy", dy),
+        _array("softmax_max", None if softmax_max is None else softmax_max.contiguous()),
+        _array("softmax_sum", None if softmax_sum is None else softmax_sum.contiguous()),
+        _array("attention_in", attention_in),
+        *(gradient.data_ptr() for gradient in gradients),
+    )
+    return gradients[0], gradients[1], gradients[2]
+
+
+def _forward_fake(
+    query: Tensor, key: Tensor, value: Tensor, tockens: bool, head_num: int, input_layout: str, *_: Any, **__: Any
+) -> tuple[Tensor, Tensor, Tensor]:
+    out, statistics = _shapes.results(query.shape, key.shape, value.shape, head_num, input_layout)
+    top, total = (query.new_empty(statistics, dtype=torch.float32) for _ in range(2))
+    return query.new_empty(out), top, total
+
+
+def _backward_fake(query: Tensor, key: Tensor, value: Tensor, *_: Any, **__: Any) -> tuple[Tensor, Tensor, Tensor]:
+    return query.new_empty(query.shape), query.new_empty(key.shape), query.new_empty(value.shape)
+
+
+_OPERANDS = 3  # query, key, value: what has a gradient
+
+
+def _save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor, Tensor]) -> None:
+    ctx.mark_non_differentiable(output[1], output[2])
+    ctx.set_materialize_grads(False)
+    tensors = [item for item in inputs if isinstance(item, Tensor)]
+    ctx.save_for_backward(*output, *tensors)
+    ctx.is_tensor = [isinstance(item, Tensor) for item in inputs]
+    ctx.others = [item for item in inputs if not isinstance(item, Tensor)]
+
+
+def _differentiate(ctx: Any, dy: Tensor | None, *_: Tensor | None) -> tuple[Tensor | None, ...]:
+    out, top, total, *saved = ctx.saved_tensors
+    tensors, others = iter(saved), iter(ctx.others)
+    query, key, value, *rest = (next(tensors) if is_tensor else next(others) for is_tensor in ctx.is_tensor)
+    nothing = (None,) * len(ctx.is_tensor)
+    if dy is None:
+        return nothing
+    gradients = _backward(query, key, value, dy, top, total, out, *rest)
+    wanted = [gradient if needed else None for gradient, needed in zip(gradients, ctx.needs_input_grad)]
+    return (*wanted, *nothing[_OPERANDS:])
+
+
+def _no_second_derivative(ctx: Any, *_: Any) -> None:
+    raise NotImplementedError("npu_fusion_attention: got a second derivative, allowed is the first")
+
+
+# Every backend, so that a tensor elsewhere is refused in our words.
+_library.impl("forward", _forward_kernel, "CompositeExplicitAutograd")
+_library.impl("backward", _backward_kernel, "CompositeExplicitAutograd")
+torch.library.register_fake("fusion_attention::forward", _forward_fake, lib=_library)
+torch.library.register_fake("fusion_attention::backward", _backward_fake, lib=_library)
+torch.library.register_autograd("fusion_attention::forward", _differentiate, setup_context=_save, lib=_library)
+torch.library.register_autograd("fusion_attention::backward", _no_second_derivative, lib=_library)
+
+_forward = torch.ops.fusion_attention.forward.default
+_backward = torch.ops.fusion_attention.backward.default
+
+# --- The functions -------------------------------------------------------------------------------------------
+
+
+def _as_lengths(name: str, value: Any) -> Any:
+    """Lists, tuples and arrays become lists of ints; tensors stay, so that tracing never looks inside."""
+    return value if isinstance(value, Tensor) else _check.as_ints(name, value)
+
+
+def _list(value: Any) -> Any:
+    return value.tolist() if isinstance(value, Tensor) else value
+
+
+def _ends(value: Any) -> Tensor | None:
+    return value if value is None or isinstance(value, Tensor) else torch.tensor(value, dtype=torch.int64)
+
+
+def _implementation(version: int, tockens: bool) -> Callable[..., tuple[Any, ...]]:
+    def forward(
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        head_num: int,
+        input_layout: str,
+        scale: float,
+        atten_mask: Tensor | None,
+        sparse_mode: int,
+        pre_tokens: int,
+        next_tokens: int,
+        actual_seq_qlen: list[int] | Tensor | None,
+        actual_seq_kvlen: list[int] | Tensor | None,
+        softmax_layout: str,
+        keep_prob: float,
+        inner_precise: int,
+        prefix: list[int] | Tensor | None,
+        pse: Tensor | None,
+        padding_mask: Tensor | None,
+        sink: Tensor | None,
+        gen_mask_parallel: bool,
+        sync: bool,
+        pse_type: int = 1,
+        query_rope: Tensor | None = None,
+        key_rope: Tensor | None = None,
+        dropout_mask: Tensor | None = None,
+        q_start_idx: list[int] | None = None,
+        kv_start_idx: list[int] | None = None,
+        seed: int = 0,
+        offset: int = 0,
+    ) -> tuple[Any, ...]:
+        out, top, total = _forward(
+            query,
+            key,
+            value,
+            tockens,
+            head_num,
+            input_layout,
+            scale,
+            atten_mask,
+            sparse_mode,
+            pre_tokens,
+            next_tokens,
+            _ends(actual_seq_qlen),
+            _ends(actual_seq_kvlen),
+            softmax_layout,
+            keep_prob,
+            inner_precise,
+            _list(prefix),
+            pse_type,
+            pse,
+            padding_mask,
+            query_rope,
+            key_rope,
+            sink,
+            dropout_mask,
+            _list(q_start_idx),
+            _list(kv_start_idx),
+        )
+        reserved = query.new_empty(0)
+        if version == 3:
+            zeros = (torch.zeros(1, dtype=torch.int64) for _ in range(2))
+            return (out, top, total, reserved, *zeros)
+        lengths = _list(actual_seq_qlen), _list(actual_seq_kvlen)
+        count = _shapes.numels(query.shape, key.shape, head_num, input_layout, *lengths)
+        return out, top, total, reserved, seed, offset, count
+
+    return forward
+
+
+def _gradient_implementation(version: int, tockens: bool) -> Callable[..., tuple[Any, ...]]:
+    def backward(
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        dy: Tensor,
+        head_num: int,
+        input_layout: str,
+        scale: float,
+        atten_mask: Tensor | None,
+        softmax_max: Tensor | None,
+        softmax_sum: Tensor | None,
+        softmax_in: Tensor | None,
+        attention_in: Tensor | None,
+        sparse_mode: int,
+        pre_tokens: int,
+        next_tokens: int,
+        actual_seq_qlen: list[int] | Tensor | None,
+        actual_seq_kvlen: list[int] | Tensor | None,
+        softmax_layout: str,
+        keep_prob: float,
+        inner_precise: int,
+        prefix: list[int] | Tensor | None,
+        pse: Tensor | None,
+        padding_mask: Tensor | None,
+        sink: Tensor | None,
+        gen_mask_parallel: bool,
+        sync: bool,
+        seed: int | Tensor | None,
+        offset: int | Tensor | None,
+        numels: int = 0,
+        pse_type: int = 1,
+        query_rope: Tensor | None = None,
+        key_rope: Tensor | None = None,
+        q_start_idx: list[int] | None = None,
+        kv_start_idx: list[int] | None = None,
+    ) -> tuple[Any, ...]:
+        dq, dk, dv = _backward(
+            query,
+            key,
+            value,
+            dy,
+            softmax_max,
+            softmax_sum,
+            attention_in,
+            tockens,
+            head_num,
+            input_layout,
+            scale,
+            atten_mask,
+            sparse_mode,
+            pre_tokens,
+            next_tokens,
+            _ends(actual_seq_qlen),
+            _ends(actual_seq_kvlen),
+            softmax_layout,
+            keep_prob,
+            inner_precise,
+            _list(prefix),
+            pse_type,
+            pse,
+            padding_mask,
+            query_rope,
+            key_rope,
+            sink,
+            None,
+            _list(q_start_idx),
+            _list(kv_start_idx),
+        )
+        absent = (None,) * (4 if version == 2 else 2)
+        return (dq, dk, dv, *absent)
+
+    return backward
+
+
+def _public(function: _table.Function) -> Callable[..., tuple[Any, ...]]:
+    make = _gradient_implementation if function.backward else _implementation
+    return define(
+        function,
+        make(function.version, function.tockens),
+        tensor=Tensor,
+        tensor_name="torch tensor",
+        as_lengths=_as_lengths,
+        module=__name__,
+    )
+
+
+npu_fusion_attention = _public(_table.V1)
+npu_fusion_attention_v2 = _public(_table.V2)
+npu_fusion_attention_v3 = _public(_table.V3)
+npu_fusion_attention_grad = _public(_table.V1_GRAD)
+npu_fusion_attention_grad_v2 = _public(_table.V2_GRAD)
+npu_fusion_attention_grad_v3 = _public(_table.V3_GRAD)
