@@ -8,10 +8,10 @@
 namespace fusion_attention {
 
 enum class ErrorKind {
-  type,            // an argument of the wrong type (Python: TypeError)
-  value,           // a value outside what is allowed (Python: ValueError, or the family's own type)
-  not_yet,         // legal in the interface document, not built yet (Python: NotImplementedError)
-  memory,          // the workspace could not be allocated (Python: MemoryError)
+  type,     // an argument of the wrong type (Python: TypeError)
+  value,    // a value outside what is allowed (Python: ValueError, or the family's own type)
+  not_yet,  // legal in the interface document, not built yet (Python: NotImplementedError)
+  memory,   // the workspace could not be allocated (Python: MemoryError)
 };
 
 // Thrown before anything is read or written: outputs are untouched.

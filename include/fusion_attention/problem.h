@@ -17,9 +17,9 @@ enum class Pass : std::uint8_t { forward, backward };
 // One attention problem inside the tensors. Dense layouts have one per batch entry; a packed
 // (TND) tensor has batch 0 and many. Rows and keys are counted along the row axis of the views.
 struct Sequence {
-  std::int64_t batch = 0;          // index on the batch axis of the views
-  std::int64_t row = 0, rows = 0;  // first query row on the row axis, count
-  std::int64_t key = 0, keys = 0;  // first key on the row axis of key and value, count
+  std::int64_t batch = 0;           // index on the batch axis of the views
+  std::int64_t row = 0, rows = 0;   // first query row on the row axis, count
+  std::int64_t key = 0, keys = 0;   // first key on the row axis of key and value, count
   std::int64_t row0 = 0, key0 = 0;  // global position of its first row and key, for shards
   Band band;
 };
@@ -48,7 +48,7 @@ struct Problem {
   TensorView output;      // written by the forward, read by the backward (attention_in)
   Statistics statistics;  // written by the forward, read (never recomputed) by the backward
 
-  TensorView output_gradient;                            // backward: read
+  TensorView output_gradient;                               // backward: read
   TensorView query_gradient, key_gradient, value_gradient;  // backward: written
 
   double scale = 1.0;  // multiplies Q·Kᵀ in fp32; any finite value

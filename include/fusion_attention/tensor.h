@@ -11,7 +11,9 @@ enum class Dtype : std::uint8_t { float32, float16, bfloat16 };
 
 enum class Device : std::uint8_t { cpu };
 
-constexpr std::int64_t size_of(Dtype dtype) { return dtype == Dtype::float32 ? 4 : 2; }
+constexpr std::int64_t size_of(Dtype dtype) {
+  return dtype == Dtype::float32 ? 4 : 2;
+}
 
 const char* name(Dtype dtype);  // "fp32", "fp16", "bf16"
 

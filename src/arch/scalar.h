@@ -18,7 +18,7 @@ inline constexpr float kExp2[Degree + 1] = {};
 template <>
 inline constexpr float kExp2<3>[4] = {0.999925219f, 0.69583354f, 0.226067155f, 0.0780245227f};
 template <>
-inline constexpr float kExp2<5>[6] = {0.999999925f, 0.693153073f,  0.240153617f,
+inline constexpr float kExp2<5>[6] = {0.999999925f,  0.693153073f,   0.240153617f,
                                       0.0558263181f, 0.00898934002f, 0.0018775767f};
 
 struct Scalar {
@@ -100,7 +100,9 @@ struct Scalar {
     return bits(kLanes, [&](int i) { return a.lane[i] > b.lane[i]; });
   }
   FA_INLINE static mask unordered(vec a) {
-    return bits(kLanes, [&](int i) { return (std::bit_cast<std::uint32_t>(a.lane[i]) & 0x7f800000u) == 0x7f800000u; });
+    return bits(kLanes, [&](int i) {
+      return (std::bit_cast<std::uint32_t>(a.lane[i]) & 0x7f800000u) == 0x7f800000u;
+    });
   }
   FA_INLINE static vec select(mask m, vec a, vec b) {
     return each([&](int i) { return m >> i & 1 ? a.lane[i] : b.lane[i]; });
@@ -131,7 +133,8 @@ struct Scalar {
   FA_INLINE static vec truncate_bf16(vec a) {
     return each([&](int i) {
       std::uint32_t u = std::bit_cast<std::uint32_t>(a.lane[i]);
-      if ((u & 0x7fffffffu) > 0x7f800000u) u |= 0x400000u;  // a NaN whose payload sits low must not become inf
+      if ((u & 0x7fffffffu) > 0x7f800000u)
+        u |= 0x400000u;  // a NaN whose payload sits low must not become inf
       return std::bit_cast<float>(u & 0xffff0000u);
     });
   }
@@ -140,7 +143,8 @@ struct Scalar {
   }
   FA_INLINE static vec interleave(vec lo, vec hi) {
     return each([&](int i) {
-      const std::uint32_t l = std::bit_cast<std::uint32_t>(lo.lane[i]), h = std::bit_cast<std::uint32_t>(hi.lane[i]);
+      const std::uint32_t l = std::bit_cast<std::uint32_t>(lo.lane[i]),
+                          h = std::bit_cast<std::uint32_t>(hi.lane[i]);
       return std::bit_cast<float>((h & 0xffff0000u) | (l >> 16));
     });
   }
@@ -160,7 +164,8 @@ struct Scalar {
             for (int u = 0; u < o.units; ++u) {
               const std::size_t group = static_cast<std::size_t>(u / kGroupUnits) * kGroupBytes;
               const std::byte* a = o.a + i * o.a_plane + group + row * kLine + u % kGroupUnits * 4;
-              const std::byte* b = o.b + j * o.b_plane + group + half * (kGroupBytes / 2) + u % kGroupUnits * kLine;
+              const std::byte* b =
+                  o.b + j * o.b_plane + group + half * (kGroupBytes / 2) + u % kGroupUnits * kLine;
               sum = multiply_unit<Format>(sum, a, b);
             }
         store(out, sum);

@@ -16,28 +16,30 @@
 
 namespace fusion_attention::arch {
 
-inline constexpr int kBlock = 32;       // rows and columns of a block
-inline constexpr int kLanes = 16;       // floats in a vec, columns in a half
-inline constexpr int kGroupUnits = 16;  // units in a group
-inline constexpr std::size_t kLine = 64;                       // bytes of a line
-inline constexpr std::size_t kGroupBytes = kBlock * kLine;     // one group of A or of B: 2 KiB
-inline constexpr std::size_t kBlockFloats = kBlock * kBlock;   // one C block
+inline constexpr int kBlock = 32;                             // rows and columns of a block
+inline constexpr int kLanes = 16;                             // floats in a vec, columns in a half
+inline constexpr int kGroupUnits = 16;                        // units in a group
+inline constexpr std::size_t kLine = 64;                      // bytes of a line
+inline constexpr std::size_t kGroupBytes = kBlock * kLine;    // one group of A or of B: 2 KiB
+inline constexpr std::size_t kBlockFloats = kBlock * kBlock;  // one C block
 
 // Where row r (or column half) of a C block begins.
-constexpr int c_offset(int row, int half) { return (row / 16) * 512 + half * 256 + (row % 16) * 16; }
+constexpr int c_offset(int row, int half) {
+  return (row / 16) * 512 + half * 256 + (row % 16) * 16;
+}
 
 // How a value is held in A and B. A value is the sum of its planes; the product of two values is the
 // sum of the plane products i, j with i + j < kPlanes (1, 3 or 6 of them), all into the same C.
 struct Fp32 {
   static constexpr int kUnitElements = 1;  // elements in a unit
   static constexpr int kPlanes = 1;
-  static constexpr int kExpDegree = 5;     // exp2 polynomial: relative error 1.4e-7
+  static constexpr int kExpDegree = 5;  // exp2 polynomial: relative error 1.4e-7
 };
 template <int Planes>
 struct Bf16Planes {
   static constexpr int kUnitElements = 2;
-  static constexpr int kPlanes = Planes;                    // 1: bf16; 2: fp16 exactly; 3: fp32 to 2^-24
-  static constexpr int kExpDegree = Planes == 1 ? 3 : 5;    // 7.5e-5 hides below the rounding of P, 2^-9
+  static constexpr int kPlanes = Planes;                  // 1: bf16; 2: fp16 exactly; 3: fp32 to 2^-24
+  static constexpr int kExpDegree = Planes == 1 ? 3 : 5;  // 7.5e-5 hides below the rounding of P, 2^-9
 };
 using Bf16 = Bf16Planes<1>;
 
@@ -50,8 +52,8 @@ struct Operands {
   const std::byte* b;
   std::size_t a_plane;  // bytes from one plane of A to the next; ignored with one plane
   std::size_t b_plane;
-  int units;            // depth in units, any number >= 1; lines up to the end of the group exist and are zero
-  int rows = kBlock;    // rows of C that matter: an arch may compute more, up to 32, never fewer
+  int units;          // depth in units, any number >= 1; lines up to the end of the group exist and are zero
+  int rows = kBlock;  // rows of C that matter: an arch may compute more, up to 32, never fewer
 };
 
 // block() calls hook(row) for row = 0 … 31 once each, in that order, between its multiplications; when
@@ -78,10 +80,10 @@ struct NoHook {
 //   reduce_max(vec) reduce_add(vec) -> float    fixed order
 //   transpose(vec (&)[16])                      16 × 16 of 32-bit units, bit exact
 //   truncate_bf16(vec) round_bf16(vec)          to a bf16 value, still held as float; truncation keeps NaN
-//   interleave(lo, hi)                          units {bf16(lo), bf16(hi)} by truncation: the B format of two rows
-//   store_pairs(void*, a, b)                    32 consecutive bf16, rounded to nearest even: the A format
-//   block<Format, Accumulate, Columns>(Operands, float* c, hook)      Columns = 1 or 2 halves
-//   begin() end()                               around a task: tile configuration and the like
+//   interleave(lo, hi)                          units {bf16(lo), bf16(hi)} by truncation: the B format of two
+//   rows store_pairs(void*, a, b)                    32 consecutive bf16, rounded to nearest even: the A
+//   format block<Format, Accumulate, Columns>(Operands, float* c, hook)      Columns = 1 or 2 halves begin()
+//   end()                               around a task: tile configuration and the like
 //
 // scalar.h is the definition of all of it in plain loops.
 

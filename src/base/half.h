@@ -15,8 +15,12 @@ struct f16 {
   std::uint16_t bits;
 };
 
-FA_INLINE float to_float(float x) { return x; }
-FA_INLINE float to_float(bf16 x) { return std::bit_cast<float>(std::uint32_t{x.bits} << 16); }
+FA_INLINE float to_float(float x) {
+  return x;
+}
+FA_INLINE float to_float(bf16 x) {
+  return std::bit_cast<float>(std::uint32_t{x.bits} << 16);
+}
 FA_INLINE float to_float(f16 x) {
   const std::uint32_t sign = std::uint32_t{x.bits & 0x8000u} << 16;
   const std::uint32_t exponent = (x.bits >> 10) & 31u, fraction = x.bits & 1023u;

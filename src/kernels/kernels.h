@@ -94,7 +94,8 @@ struct BackwardArgs {
 struct BackwardTask {
   std::int64_t kv_head = 0;
   std::int64_t row_begin = 0, row_end = 0;
-  float* partial = nullptr;  // null: the only split. Otherwise keys × (depth + value_depth) floats, dK then dV
+  float* partial =
+      nullptr;  // null: the only split. Otherwise keys × (depth + value_depth) floats, dK then dV
 };
 
 struct BackwardMergeTask {
@@ -106,33 +107,35 @@ struct BackwardMergeTask {
 
 // A kernel row: one algorithm instantiated for one arch and one dtype. Scratch is 64-byte aligned, of
 // the size the row asks for, private to the running task and not cleared. Nothing here throws.
+//
+// rate: useful flops per second of its multiplication on operands in L1, measured for about 20 µs: what the
+// instruction does on this machine, which a CPUID bit does not tell.
 struct Forward {
   std::size_t (*scratch_bytes)(const Shape&, const Blocking&);
   void (*run)(const ForwardArgs&, const ForwardTask&, std::byte* scratch);
   void (*merge)(const ForwardArgs&, const MergeTask&);
+  double (*rate)();
 };
 struct Backward {
   std::size_t (*scratch_bytes)(const Shape&, const Blocking&);
   void (*run)(const BackwardArgs&, const BackwardTask&, std::byte* scratch);
   void (*merge)(const BackwardArgs&, const BackwardMergeTask&);
+  double (*rate)();
 };
 
 enum class Algorithm : std::uint8_t {
-  forward,   // packed blocks; any number of rows
-  decode,    // unpacked rows, group × rows <= 16; same contract as forward
+  forward,  // packed blocks; any number of rows
+  decode,   // unpacked rows, group × rows <= 16; same contract as forward
   backward,
 };
 
 struct Row {
-  const char* name;      // "forward_avx512_bf16": also what FUSION_ATTENTION_KERNEL matches
+  const char* name;  // "forward_avx512_bf16": also what FUSION_ATTENTION_KERNEL matches
   Algorithm algorithm;
-  const char* arch;      // "scalar", "avx2", "avx512", "avx512_bf16", "amx", "amx_emulated"
+  const char* arch;  // "scalar", "avx2", "avx512", "avx512_bf16", "amx", "amx_emulated"
   Dtype dtype;
   const Forward* forward;    // for forward and decode
   const Backward* backward;  // for backward
-  // Multiply-add flops per second of the row's block verb on operands in L1, measured for about 20 µs: what
-  // it does on this machine, which its CPUID bit does not tell.
-  double (*rate)();
 };
 
 // Every kernel row of this build, in the order of kernels.def.

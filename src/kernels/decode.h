@@ -1,0 +1,217 @@
+// Few query rows against many keys: group × rows ≤ 16. Every key is used a handful of times, so packing it
+// would cost more than it saves: K and V are read once, where they lie, and the limit is the memory's.
+//
+//   for step of 32 keys:   S = Q·Kᵀ  by dot_rows: one pass over the rows of K for all queries
+//                          P = softmax(S), the same rows of the same state as in the forward
+//                          O += P·V  by weigh_rows: one pass over the rows of V
+#pragma once
+
+#include <new>
+
+#include "kernels/partial.h"
+#include "kernels/rate.h"
+#include "kernels/softmax.h"
+
+namespace fusion_attention::kernels {
+
+inline constexpr int kDecodeRows = 16;  // the most query rows (group × rows) of a task
+
+// Rows ahead that K and V are fetched: one step, so that its lines arrive while the step before is computed
+// (measured best of 16, 24, 32, 64 on Zen 5; spread over the loop, never in bursts).
+inline constexpr int kDecodeAhead = 32;
+
+template <class Arch>
+struct DecodeLayout {
+  std::int64_t depth;  // D rounded up to whole vectors
+  int columns;         // C blocks of O
+  std::size_t state, queries, scores, weights, sums, outputs, bytes;
+
+  FA_INLINE explicit DecodeLayout(const Shape& shape) {
+    depth = round_up(shape.depth, kLanes);
+    columns = static_cast<int>(ceil_div(shape.value_depth, kBlock));
+    state = 0;
+    queries = round_up(sizeof(SoftmaxState<Arch>), kLine);
+    scores = queries + kDecodeRows * depth * sizeof(float);
+    weights = scores + arch::kBlockFloats * sizeof(float);
+    sums = weights + 2 * kGroupBytes;
+    outputs = sums + kDecodeRows * kLanes * kLine;
+    bytes = outputs + columns * arch::kBlockFloats * sizeof(float);
+  }
+};
+
+template <class Arch, class T>
+class DecodeRun {
+  using vec = typename Arch::vec;
+  using State = SoftmaxState<Arch>;
+  static constexpr int kTogether = 4;  // query rows that share one pass over a row of K or V
+
+ public:
+  DecodeRun(const ForwardArgs& args, const ForwardTask& task, std::byte* scratch)
+      : a_(args),
+        shape_(args.shape),
+        t_(task),
+        at_(args.shape),
+        scratch_(scratch),
+        state_(*new(scratch) State) {}
+
+  void run() {
+    start();
+    const Interval reach{round_down(visible_keys(shape_, t_, t_.row_begin).begin, kBlock),
+                         visible_keys(shape_, t_, t_.row_end - 1).end};
+    for (std::int64_t key = reach.begin; key < reach.end; key += kBlock) {
+      const int n = static_cast<int>(lesser(kBlock, reach.end - key));
+      dot_rows(key, n);
+      const bool part = soften(key, n);
+      for (int r = 0; r < rows(); r += kTogether)
+        part ? weigh_rows<true>(r, key, n) : weigh_rows<false>(r, key, n);
+    }
+    for (int r = 0; r < rows(); ++r)
+      finish_row<Arch, T>(a_, t_, head_of(r), row_of(r), state_.finish(r),
+                          floats(at_.outputs) + arch::c_offset(r, 0));
+  }
+
+ private:
+  // Query rows are numbered head by head.
+  std::int64_t task_rows() const { return t_.row_end - t_.row_begin; }
+  int rows() const { return static_cast<int>(shape_.group * task_rows()); }
+  std::int64_t head_of(int r) const { return t_.kv_head * shape_.group + r / task_rows(); }
+  std::int64_t row_of(int r) const { return t_.row_begin + r % task_rows(); }
+
+  float* floats(std::size_t offset) const { return reinterpret_cast<float*>(scratch_ + offset); }
+  const T* key_row(std::int64_t key) const {
+    return reinterpret_cast<const T*>(a_.key.data + t_.kv_head * a_.key.head + key * a_.key.row);
+  }
+  const T* value_row(std::int64_t key) const {
+    return reinterpret_cast<const T*>(a_.value.data + t_.kv_head * a_.value.head + key * a_.value.row);
+  }
+
+  void start() {
+    float* queries = floats(at_.queries);
+    for (int r = 0; r < kDecodeRows; ++r) {
+      const bool real = r < rows();
+      const std::int64_t head = real ? head_of(r) : 0, row = real ? row_of(r) : 0;
+      state_.start(r, real ? visible_keys(shape_, t_, row) : Interval{},
+                   real ? mask_row(shape_.overlay, head, row) : nullptr);
+      const T* q = reinterpret_cast<const T*>(a_.query.data + head * a_.query.head + row * a_.query.row);
+      for (std::int64_t d = 0; d < at_.depth; d += kLanes)
+        Arch::store(queries + r * at_.depth + d,
+                    real ? load_some<Arch>(q + d, shape_.depth - d) : Arch::zero());
+    }
+    for (std::size_t i = 0; i < at_.columns * arch::kBlockFloats; i += kLanes)
+      Arch::store(floats(at_.outputs) + i, Arch::zero());
+  }
+
+  // S of n ≤ 32 keys. The sixteen lanes of a dot product are added up for sixteen keys at once, by a
+  // transpose.
+  void dot_rows(std::int64_t first, int n) {
+    for (int half = 0; half * kLanes < n; ++half) {
+      for (int j = 0; j < kLanes; ++j) {
+        const int key = half * kLanes + j;
+        if (key < n) {
+          dot_key(first + key, j);
+        } else {
+          for (int r = 0; r < rows(); ++r) Arch::store(sum_of(r, j), Arch::zero());
+        }
+      }
+      for (int r = 0; r < rows(); ++r) {
+        vec lanes[kLanes];
+        for (int j = 0; j < kLanes; ++j) lanes[j] = Arch::load(sum_of(r, j));
+        Arch::transpose(lanes);
+        for (int width = kLanes / 2; width > 0; width /= 2)
+          for (int i = 0; i < width; ++i) lanes[i] = Arch::add(lanes[i], lanes[i + width]);
+        Arch::store(floats(at_.scores) + arch::c_offset(r, half), lanes[0]);
+      }
+    }
+  }
+  float* sum_of(int r, int j) const { return floats(at_.sums) + (r * kLanes + j) * kLanes; }
+
+  FA_INLINE void dot_key(std::int64_t key, int j) {
+    const T* k = key_row(key);
+    const T* ahead = key_row(lesser(key + kDecodeAhead, t_.key_end - 1));
+    for (int r = 0; r < rows(); r += kTogether) {
+      const float* q = floats(at_.queries) + r * at_.depth;
+      vec sum[kTogether] = {Arch::zero(), Arch::zero(), Arch::zero(), Arch::zero()};
+      for (std::int64_t d = 0; d < shape_.depth; d += kLanes) {
+        if (r == 0) __builtin_prefetch(ahead + d);
+        const vec x = load_some<Arch>(k + d, shape_.depth - d);
+        for (int i = 0; i < kTogether; ++i) sum[i] = Arch::fma(Arch::load(q + i * at_.depth + d), x, sum[i]);
+      }
+      for (int i = 0; i < kTogether; ++i) Arch::store(sum_of(r + i, j), sum[i]);
+    }
+  }
+
+  // P of the step; says whether some pair is hidden.
+  bool soften(std::int64_t key, int n) {
+    bool part = n < kBlock;
+    for (int r = 0; r < rows() && !part; ++r)
+      part = state_.hidden[r] || key < state_.visible[r].begin || key + kBlock > state_.visible[r].end;
+    const SoftmaxStep<Arch, arch::Fp32> step{.state = &state_,
+                                             .s = floats(at_.scores),
+                                             .p = scratch_ + at_.weights,
+                                             .p_plane = 0,
+                                             .o = floats(at_.outputs),
+                                             .key = key,
+                                             .keys = shape_.keys,
+                                             .mask_key = shape_.overlay.key,
+                                             .scale = shape_.scale * kLog2E,
+                                             .begin = 0,
+                                             .index = 0,
+                                             .columns = at_.columns};
+    for (int r = 0; r < rows(); ++r) part ? step.general(r) : step.plain(r);
+    return part;
+  }
+
+  float weight(int r, int j) const {
+    return floats(at_.weights + j / kLanes * kGroupBytes + r * kLine)[j % kLanes];
+  }
+
+  // O of kTogether rows from r on += P·V over n keys. In a part step an infinity or NaN of V must not meet
+  // the zero weight of a hidden pair: such elements are left out and added for the rows that see them.
+  template <bool Part>
+  void weigh_rows(int r, std::int64_t first, int n) {
+    bool nonfinite = false;
+    for (std::int64_t c = 0; c < shape_.value_depth; c += kLanes) {
+      float* o =
+          floats(at_.outputs) + c / kBlock * arch::kBlockFloats + arch::c_offset(r, c % kBlock / kLanes);
+      vec sum[kTogether];
+      for (int i = 0; i < kTogether; ++i) sum[i] = Arch::load(o + i * kLanes);
+      for (int j = 0; j < n; ++j) {
+        if (r == 0) __builtin_prefetch(value_row(lesser(first + j + kDecodeAhead, t_.key_end - 1)) + c);
+        vec v = load_some<Arch>(value_row(first + j) + c, shape_.value_depth - c);
+        if constexpr (Part) v = clear_nonfinite<Arch>(v, nonfinite);
+        for (int i = 0; i < kTogether; ++i) sum[i] = Arch::fma(Arch::set(weight(r + i, j)), v, sum[i]);
+      }
+      for (int i = 0; i < kTogether; ++i) Arch::store(o + i * kLanes, sum[i]);
+    }
+    if (nonfinite) weigh_nonfinite(r, first, n);
+  }
+
+  [[gnu::noinline]] void weigh_nonfinite(int first_row, std::int64_t first, int n) {
+    for (int r = first_row; r < lesser(first_row + kTogether, rows()); ++r)
+      for (int j = 0; j < n; ++j) {
+        if (!state_.sees(r, first + j, shape_.overlay.key)) continue;
+        for (std::int64_t c = 0; c < shape_.value_depth; ++c) {
+          const float v = to_float(value_row(first + j)[c]);
+          if (v - v != 0.0f) floats(at_.outputs)[o_offset(r, c)] += weight(r, j) * v;
+        }
+      }
+  }
+
+  const ForwardArgs& a_;
+  const Shape& shape_;
+  const ForwardTask& t_;
+  const DecodeLayout<Arch> at_;
+  std::byte* const scratch_;
+  State& state_;
+};
+
+template <class Arch, class T>
+inline constexpr Forward kDecode{
+    .scratch_bytes = [](const Shape& shape, const Blocking&) { return DecodeLayout<Arch>(shape).bytes; },
+    .run = [](const ForwardArgs& args, const ForwardTask& task,
+              std::byte* scratch) { DecodeRun<Arch, T>(args, task, scratch).run(); },
+    .merge = merge_partials<Arch, T>,
+    .rate = block_rate<Arch, arch::Fp32>,
+};
+
+}  // namespace fusion_attention::kernels

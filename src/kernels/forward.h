@@ -1,0 +1,302 @@
+// One block of query rows against all the keys its mask can reach.
+//
+//   S = scale·Q·Kᵀ      P = softmax(S)      O = P·V
+//
+// S and P never leave L1. A task owns a super-block of rows of every query head of one kv head and walks the
+// keys in chunks that it packs for itself, so each packed key serves group × rows queries:
+//
+//   for chunk of keys:            pack K (transposed) and V; both stay in L2
+//     for head, 32-row block:     Q of it was packed once
+//       for step of 32 keys:      S(g) = Q·K(g)ᵀ, and between its multiplications the softmax of S(g−1)
+//       every round trip:         O += P·V, so that O is loaded and stored once per round_trip keys
+//
+// The softmax of the last step of a block is woven into the first product of the next block: the pipeline
+// drains once per chunk only.
+#pragma once
+
+#include <new>
+#include <type_traits>
+
+#include "kernels/partial.h"
+#include "kernels/rate.h"
+#include "kernels/softmax.h"
+
+namespace fusion_attention::kernels {
+
+// Where everything of a task lies in its scratch.
+template <class Arch, class Format>
+struct ForwardLayout {
+  std::int64_t blocks;                  // row blocks of all heads
+  int columns;                          // 32-wide column blocks of O
+  int slices;                           // round trips in a chunk
+  std::size_t q, k, v_column, v_slice;  // bytes of one packed Q block, K step, V column block, V slice
+  std::size_t p_plane;
+  std::size_t states, queries, keys, values, outputs, scores, weights, bytes;  // offsets; total
+
+  FA_INLINE ForwardLayout(const Shape& shape, const Blocking& blocking) {
+    blocks = shape.group * ceil_div(blocking.rows, kBlock);
+    columns = static_cast<int>(ceil_div(shape.value_depth, kBlock));
+    slices = static_cast<int>(ceil_div(blocking.keys, blocking.round_trip));
+    q = k = operand_bytes<Format>(shape.depth);
+    p_plane = plane_bytes<Format>(blocking.round_trip);
+    v_column = operand_bytes<Format>(blocking.round_trip);
+    v_slice = columns * v_column;
+    std::size_t at = 0;
+    const auto take = [&](std::size_t size) {
+      const std::size_t here = at;
+      at += (size + kLine - 1) / kLine * kLine;
+      return here;
+    };
+    states = take(blocks * sizeof(SoftmaxState<Arch>));
+    queries = take(blocks * q);
+    keys = take(blocking.keys / kBlock * k);
+    values = take(slices * v_slice);
+    outputs = take(blocks * columns * arch::kBlockFloats * sizeof(float));
+    scores = take(2 * arch::kBlockFloats * sizeof(float));
+    weights = take(Format::kPlanes * p_plane);
+    bytes = at;
+  }
+};
+
+template <class Arch, class Format, class T>
+class ForwardRun {
+  using State = SoftmaxState<Arch>;
+
+ public:
+  ForwardRun(const ForwardArgs& args, const ForwardTask& task, std::byte* scratch)
+      : a_(args), shape_(args.shape), t_(task), at_(args.shape, args.blocking), scratch_(scratch) {}
+
+  void run() {
+    for (std::int64_t b = 0; b < blocks(); ++b) start(b);
+    // Keys that any row of the task sees, from a multiple of 32: steps are anchored at key 0 of the sequence.
+    const Interval reach{round_down(visible_keys(shape_, t_, t_.row_begin).begin, kBlock),
+                         visible_keys(shape_, t_, t_.row_end - 1).end};
+    for (chunk_ = reach.begin; chunk_ < reach.end; chunk_ += a_.blocking.keys) {
+      const std::int64_t end = lesser(reach.end, chunk_ + a_.blocking.keys);
+      pack(end);
+      for (std::int64_t b = 0; b < blocks(); ++b) attend(b, end);
+      drain();
+    }
+    for (std::int64_t b = 0; b < blocks(); ++b) finish(b);
+  }
+
+ private:
+  // Row blocks are numbered head by head.
+  std::int64_t row_blocks() const { return ceil_div(t_.row_end - t_.row_begin, kBlock); }
+  std::int64_t blocks() const { return shape_.group * row_blocks(); }
+  std::int64_t head_of(std::int64_t b) const { return t_.kv_head * shape_.group + b / row_blocks(); }
+  std::int64_t row_of(std::int64_t b) const { return t_.row_begin + b % row_blocks() * kBlock; }
+  int rows_of(std::int64_t b) const { return static_cast<int>(lesser(kBlock, t_.row_end - row_of(b))); }
+
+  State& state(std::int64_t b) const { return reinterpret_cast<State*>(scratch_ + at_.states)[b]; }
+  std::byte* query(std::int64_t b) const { return scratch_ + at_.queries + b * at_.q; }
+  float* output(std::int64_t b) const { return floats(at_.outputs) + b * at_.columns * arch::kBlockFloats; }
+  float* scores(int ring) const { return floats(at_.scores) + ring * arch::kBlockFloats; }
+  float* floats(std::size_t offset) const { return reinterpret_cast<float*>(scratch_ + offset); }
+  Rows<T> keys_from(std::int64_t key) const { return rows_at(a_.key, t_.kv_head, key); }
+  Rows<T> values_from(std::int64_t key) const { return rows_at(a_.value, t_.kv_head, key); }
+  static Rows<T> rows_at(const Operand& o, std::int64_t head, std::int64_t row) {
+    return {o.data + head * o.head + row * o.row, o.row};
+  }
+
+  void start(std::int64_t b) {
+    State& s = *new (&state(b)) State;
+    const std::int64_t head = head_of(b), row = row_of(b);
+    for (int r = 0; r < kBlock; ++r) {
+      const bool real = r < rows_of(b);
+      s.start(r, real ? visible_keys(shape_, t_, row + r) : Interval{},
+              real ? mask_row(shape_.overlay, head, row + r) : nullptr);
+    }
+    pack_a<Arch, Format>(rows_at(a_.query, head, row), rows_of(b), shape_.depth, query(b));
+    float* o = output(b);
+    for (std::size_t i = 0; i < at_.columns * arch::kBlockFloats; i += kLanes)
+      Arch::store(o + i, Arch::zero());
+  }
+
+  // K and V of the keys [chunk_, end).
+  void pack(std::int64_t end) {
+    for (std::int64_t key = chunk_; key < end; key += kBlock)
+      pack_b_transposed<Arch, Format>(keys_from(key), static_cast<int>(lesser(kBlock, end - key)),
+                                      shape_.depth, packed_key(key));
+    nonfinite_ = false;
+    for (std::int64_t key = chunk_; key < end; key += a_.blocking.round_trip)
+      for (int column = 0; column < at_.columns; ++column)
+        nonfinite_ |=
+            pack_b<Arch, Format>(values_from(key), lesser(a_.blocking.round_trip, end - key), column * kBlock,
+                                 lesser(kBlock, shape_.value_depth - column * kBlock), a_.blocking.round_trip,
+                                 packed_value((key - chunk_) / a_.blocking.round_trip, column));
+  }
+  std::byte* packed_key(std::int64_t key) const {
+    return scratch_ + at_.keys + (key - chunk_) / kBlock * at_.k;
+  }
+  std::byte* packed_value(std::int64_t slice, int column) const {
+    return scratch_ + at_.values + slice * at_.v_slice + column * at_.v_column;
+  }
+
+  // One row block against the packed keys [chunk_, end).
+  void attend(std::int64_t b, std::int64_t end) {
+    const State& s = state(b);
+    const Interval &top = s.visible[0], &bottom = s.visible[rows_of(b) - 1];
+    const std::int64_t last = lesser(bottom.end, end);
+    for (std::int64_t key = greater(chunk_, round_down(top.begin, kBlock)); key < last;) {
+      const std::int64_t slice = (key - chunk_) / a_.blocking.round_trip;
+      const std::int64_t slice_key = chunk_ + slice * a_.blocking.round_trip;
+      const std::int64_t slice_end = lesser(last, slice_key + a_.blocking.round_trip);
+      const int begin = static_cast<int>((key - slice_key) / kBlock);
+      for (; key < slice_end; key += kBlock)
+        advance({.block = b,
+                 .slice = slice,
+                 .key = key,
+                 .begin = begin,
+                 .index = static_cast<int>((key - slice_key) / kBlock),
+                 .part = s.hidden[0] != nullptr || key < bottom.begin || key + kBlock > top.end,
+                 .last = key + kBlock >= slice_end});
+    }
+  }
+
+  // A step whose scores exist and whose softmax is still to be done.
+  struct Pending {
+    std::int64_t block = -1;  // none
+    std::int64_t slice = 0;   // of the chunk
+    std::int64_t key = 0;     // first key
+    int begin = 0;            // first step of the block in the slice
+    int index = 0;            // this step in the slice
+    bool part = false;        // some pair is hidden
+    bool last = false;        // P of the slice is complete after it
+  };
+
+  // S of the next step; between its multiplications, the softmax of the pending one.
+  void advance(const Pending& next) {
+    const std::size_t plane = plane_bytes<Format>(shape_.depth);
+    const arch::Operands qk{query(next.block),
+                            packed_key(next.key),
+                            plane,
+                            plane,
+                            units<Format>(shape_.depth),
+                            static_cast<int>(round_up(rows_of(next.block), 8))};
+    float* s = scores(ring_ ^ 1);
+    if (pending_.block < 0) {
+      Arch::template block<Format, false, 2>(qk, s, arch::NoHook{});
+    } else {
+      const auto step = softmax_of_pending();
+      if (pending_.part) {
+        Arch::template block<Format, false, 2>(
+            qk, s, [&](int row) __attribute__((always_inline)) { step.general(row); });
+      } else {
+        Arch::template block<Format, false, 2>(
+            qk, s, [&](int row) __attribute__((always_inline)) { step.plain(row); });
+      }
+      if (pending_.last) weigh_values();
+    }
+    pending_ = next;
+    ring_ ^= 1;
+  }
+
+  void drain() {
+    if (pending_.block < 0) return;
+    const auto step = softmax_of_pending();
+    for (int row = 0; row < kBlock; ++row) pending_.part ? step.general(row) : step.plain(row);
+    weigh_values();
+    pending_.block = -1;
+  }
+
+  SoftmaxStep<Arch, Format> softmax_of_pending() const {
+    return {.state = &state(pending_.block),
+            .s = scores(ring_),
+            .p = scratch_ + at_.weights,
+            .p_plane = at_.p_plane,
+            .o = output(pending_.block),
+            .key = pending_.key,
+            .keys = shape_.keys,
+            .mask_key = shape_.overlay.key,
+            .scale = shape_.scale * kLog2E,
+            .begin = pending_.begin,
+            .index = pending_.index,
+            .columns = at_.columns};
+  }
+
+  // O += P·V over the steps of the pending slice.
+  void weigh_values() {
+    constexpr int kStepGroups = SoftmaxStep<Arch, Format>::kStepGroups;
+    const std::size_t skip = pending_.begin * kStepGroups * kGroupBytes;
+    const int steps = pending_.index - pending_.begin + 1;
+    for (int column = 0; column < at_.columns; ++column) {
+      const arch::Operands pv{scratch_ + at_.weights + skip,
+                              packed_value(pending_.slice, column) + skip,
+                              at_.p_plane,
+                              at_.p_plane,
+                              steps * kStepGroups * arch::kGroupUnits,
+                              static_cast<int>(round_up(rows_of(pending_.block), 8))};
+      float* o = output(pending_.block) + column * arch::kBlockFloats;
+      if (shape_.value_depth - column * kBlock > kLanes) {
+        Arch::template block<Format, true, 2>(pv, o, arch::NoHook{});
+      } else {
+        Arch::template block<Format, true, 1>(pv, o, arch::NoHook{});
+      }
+    }
+    if (nonfinite_) weigh_nonfinite();
+  }
+
+  // The infinities and NaN that packing left out of V, to the rows that see them and to no other (ruling 34).
+  [[gnu::noinline]] void weigh_nonfinite() {
+    const State& s = state(pending_.block);
+    const std::int64_t first = pending_.key - (pending_.index - pending_.begin) * kBlock;
+    float* o = output(pending_.block);
+    for (std::int64_t key = first; key < lesser(pending_.key + kBlock, t_.key_end); ++key) {
+      const T* value = values_from(key)[0];
+      for (std::int64_t c = 0; c < shape_.value_depth; ++c) {
+        const float v = to_float(value[c]);
+        if (v - v == 0.0f) continue;
+        for (int r = 0; r < rows_of(pending_.block); ++r) {
+          if (s.sees(r, key, shape_.overlay.key)) o[o_offset(r, c)] += weight(r, key, first) * v;
+        }
+      }
+    }
+  }
+  float weight(int r, std::int64_t key, std::int64_t first) const {
+    const std::int64_t element = key - first + pending_.begin * kBlock;
+    const std::byte* line =
+        scratch_ + at_.weights + element / kGroupElements<Format> * kGroupBytes + r * kLine;
+    float sum = 0;
+    for (int i = 0; i < Format::kPlanes; ++i) {
+      using Element = std::conditional_t<Format::kUnitElements == 1, float, bf16>;
+      sum += to_float(
+          reinterpret_cast<const Element*>(line + i * at_.p_plane)[element % kGroupElements<Format>]);
+    }
+    return sum;
+  }
+
+  void finish(std::int64_t b) {
+    for (int r = 0; r < rows_of(b); ++r)
+      finish_row<Arch, T>(a_, t_, head_of(b), row_of(b) + r, state(b).finish(r),
+                          output(b) + arch::c_offset(r, 0));
+  }
+
+  const ForwardArgs& a_;
+  const Shape& shape_;
+  const ForwardTask& t_;
+  const ForwardLayout<Arch, Format> at_;
+  std::byte* const scratch_;
+  std::int64_t chunk_ = 0;  // first key of the packed chunk
+  Pending pending_;
+  int ring_ = 0;
+  bool nonfinite_ = false;  // the packed chunk of V had such elements
+};
+
+template <class Arch, class Format, class T>
+inline constexpr Forward kForward{
+    .scratch_bytes =
+        [](const Shape& shape, const Blocking& blocking) {
+          return ForwardLayout<Arch, Format>(shape, blocking).bytes;
+        },
+    .run =
+        [](const ForwardArgs& args, const ForwardTask& task, std::byte* scratch) {
+          Arch::begin();
+          ForwardRun<Arch, Format, T>(args, task, scratch).run();
+          Arch::end();
+        },
+    .merge = merge_partials<Arch, T>,
+    .rate = block_rate<Arch, Format>,
+};
+
+}  // namespace fusion_attention::kernels

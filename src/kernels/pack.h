@@ -1,0 +1,181 @@
+// From rows in somebody's memory to the A and B formats of arch/tile.h. Every packing is zero past its rows
+// and columns, up to the end of the last group, and reads nothing outside the rows it is given.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <cstring>
+
+#include "arch/tile.h"
+#include "base/inline.h"
+#include "base/math.h"
+
+namespace fusion_attention::kernels {
+
+using arch::kBlock;
+using arch::kGroupBytes;
+using arch::kGroupElements;
+using arch::kLanes;
+using arch::kLine;
+
+// Groups and units that hold `elements` of depth.
+template <class Format>
+constexpr int groups(std::int64_t elements) {
+  return static_cast<int>(ceil_div(elements, kGroupElements<Format>));
+}
+template <class Format>
+constexpr int units(std::int64_t elements) {
+  return static_cast<int>(ceil_div(elements, Format::kUnitElements));
+}
+
+// Bytes of an operand of `elements` of depth and 32 rows (columns): all planes.
+template <class Format>
+constexpr std::size_t plane_bytes(std::int64_t elements) {
+  return groups<Format>(elements) * kGroupBytes;
+}
+template <class Format>
+constexpr std::size_t operand_bytes(std::int64_t elements) {
+  return Format::kPlanes * plane_bytes<Format>(elements);
+}
+
+// Rows of one head: row i begins at data + i*stride bytes; T elements, contiguous.
+template <class T>
+struct Rows {
+  const std::byte* data;
+  std::int64_t stride;
+
+  FA_INLINE const T* operator[](std::int64_t i) const {
+    return reinterpret_cast<const T*>(data + i * stride);
+  }
+};
+
+// Up to sixteen elements, zero past n.
+template <class Arch, class T>
+FA_INLINE typename Arch::vec load_some(const T* p, std::int64_t n) {
+  if (n >= kLanes) return Arch::load(p);
+  return n > 0 ? Arch::load(p, static_cast<int>(n)) : Arch::zero();
+}
+
+// Takes the leading bf16 of every lane and leaves the rest; an infinity or NaN leaves nothing behind.
+template <class Arch>
+FA_INLINE typename Arch::vec take_plane(typename Arch::vec& x) {
+  const auto leading = Arch::truncate_bf16(x);
+  x = Arch::select(Arch::unordered(x), Arch::zero(), Arch::sub(x, leading));
+  return leading;
+}
+
+// The 64-byte line of one row and one group, in every plane: `n` elements from p on.
+template <class Arch, class Format, class T>
+FA_INLINE void pack_line(const T* p, std::int64_t n, std::byte* out, std::size_t plane) {
+  if constexpr (Format::kUnitElements == 1) {
+    Arch::store(reinterpret_cast<float*>(out), load_some<Arch>(p, n));
+  } else {
+    auto low = load_some<Arch>(p, n), high = load_some<Arch>(p + kLanes, n - kLanes);
+    for (int i = 0; i < Format::kPlanes; ++i) {
+      if constexpr (Format::kPlanes == 1) {  // T is bf16 itself: exact
+        Arch::store_pairs(out, low, high);
+      } else {
+        const auto a = take_plane<Arch>(low), b = take_plane<Arch>(high);
+        Arch::store_pairs(out + i * plane, a, b);
+      }
+    }
+  }
+}
+
+// A: `rows` ≤ 32 rows of `depth` channels. [plane][group][32 rows][64 B]
+template <class Arch, class Format, class T>
+void pack_a(Rows<T> from, int rows, std::int64_t depth, std::byte* out) {
+  const std::size_t plane = plane_bytes<Format>(depth);
+  for (int g = 0; g < groups<Format>(depth); ++g) {
+    const std::int64_t first = std::int64_t{g} * kGroupElements<Format>;
+    std::byte* lines = out + g * kGroupBytes;
+    for (int r = 0; r < rows; ++r)
+      pack_line<Arch, Format>(from[r] + first, depth - first, lines + r * kLine, plane);
+    for (int i = 0; i < Format::kPlanes; ++i)
+      std::memset(lines + i * plane + rows * kLine, 0, (kBlock - rows) * kLine);
+  }
+}
+
+// Sixteen lines, transposed as 32-bit units.
+template <class Arch>
+FA_INLINE void store_transposed(typename Arch::vec (&tile)[kLanes], std::byte* to) {
+  Arch::transpose(tile);
+  for (int u = 0; u < kLanes; ++u) Arch::store(reinterpret_cast<float*>(to + u * kLine), tile[u]);
+}
+
+// B of the transpose: columns are `rows` ≤ 32 rows, depth is their channels. [plane][group][2 halves][16
+// units][64 B]
+template <class Arch, class Format, class T>
+void pack_b_transposed(Rows<T> from, int rows, std::int64_t depth, std::byte* out) {
+  alignas(64) std::byte lines[Format::kPlanes][kLanes][kLine];
+  const std::size_t plane = plane_bytes<Format>(depth);
+  for (int g = 0; g < groups<Format>(depth); ++g) {
+    const std::int64_t first = std::int64_t{g} * kGroupElements<Format>, left = depth - first;
+    for (int half = 0; half < 2; ++half) {
+      typename Arch::vec tile[kLanes];
+      std::byte* to = out + g * kGroupBytes + half * (kGroupBytes / 2);
+      if constexpr (Format::kUnitElements == 1) {
+        for (int r = 0; r < kLanes; ++r) {
+          const int row = half * kLanes + r;
+          tile[r] = row < rows ? load_some<Arch>(from[row] + first, left) : Arch::zero();
+        }
+        store_transposed<Arch>(tile, to);
+      } else {
+        for (int r = 0; r < kLanes; ++r) {
+          const int row = half * kLanes + r;  // past the rows: zero elements of the first one
+          pack_line<Arch, Format>(from[row < rows ? row : 0] + first, row < rows ? left : 0, lines[0][r],
+                                  sizeof lines[0]);
+        }
+        for (int i = 0; i < Format::kPlanes; ++i) {
+          for (int r = 0; r < kLanes; ++r) tile[r] = Arch::load(reinterpret_cast<const float*>(lines[i][r]));
+          store_transposed<Arch>(tile, to + i * plane);
+        }
+      }
+    }
+  }
+}
+
+// Replaces infinities and NaN by zero and reports them: 0·inf must not reach a row that does not see the key.
+template <class Arch>
+FA_INLINE typename Arch::vec clear_nonfinite(typename Arch::vec x, bool& found) {
+  const auto bad = Arch::unordered(x);
+  found |= bad != 0;
+  return Arch::select(bad, Arch::zero(), x);
+}
+
+// B: depth is `rows` rows (any number up to the `capacity` that sets the distance of planes), columns are
+// `channels` ≤ 32 of their channels. Non-finite elements become zero and are reported.
+// [plane][group][2 halves][16 units][64 B]
+template <class Arch, class Format, class T>
+bool pack_b(Rows<T> from, std::int64_t rows, std::int64_t first_channel, std::int64_t channels,
+            std::int64_t capacity, std::byte* out) {
+  bool found = false;
+  const std::size_t plane = plane_bytes<Format>(capacity);
+  const auto line = [&](std::int64_t row, int half) {
+    const std::int64_t n = row < rows ? channels - half * kLanes : 0;
+    return clear_nonfinite<Arch>(
+        load_some<Arch>(from[row < rows ? row : 0] + first_channel + half * kLanes, n), found);
+  };
+  for (int half = 0; half < 2; ++half) {
+    if (half * kLanes >= channels) break;  // block<Columns = 1> never looks at the other half
+    for (int g = 0; g < groups<Format>(round_up(rows, kBlock));
+         ++g) {  // whole steps: P is zero there, V must not be NaN
+      std::byte* to = out + g * kGroupBytes + half * (kGroupBytes / 2);
+      for (int u = 0; u < arch::kGroupUnits; ++u, to += kLine) {
+        const std::int64_t row = std::int64_t{g} * kGroupElements<Format> + u * Format::kUnitElements;
+        if constexpr (Format::kUnitElements == 1) {
+          Arch::store(reinterpret_cast<float*>(to), line(row, half));
+        } else {
+          auto low = line(row, half), high = line(row + 1, half);
+          for (int i = 0; i < Format::kPlanes; ++i) {
+            const auto a = take_plane<Arch>(low), b = take_plane<Arch>(high);
+            Arch::store(reinterpret_cast<float*>(to + i * plane), Arch::interleave(a, b));
+          }
+        }
+      }
+    }
+  }
+  return found;
+}
+
+}  // namespace fusion_attention::kernels

@@ -1,0 +1,212 @@
+// The softmax of one 32-row block, one row of 32 scores at a time: the hook of the forward.
+//
+// Scores come as S = Q·Kᵀ in a C block; the row works on y = S·scale·log2 e, so that exp is exp2.
+// m is a *lazy* reference: an integer at or below 8 above the largest y seen so far. It is raised only when
+// some y exceeds it by more than 8, and because it is an integer every rescale is an exact multiplication by
+// a power of two: O, l and P lose nothing, and a row's result does not depend on when it was raised. The true
+// maximum runs along in `top`, relative to m, and finish() makes the statistics relative to it.
+#pragma once
+
+#include <cfloat>
+#include <cstdint>
+
+#include "arch/tile.h"
+#include "base/inline.h"
+#include "base/math.h"
+#include "fusion_attention/mask.h"
+#include "kernels/kernels.h"
+#include "kernels/pack.h"
+
+namespace fusion_attention::kernels {
+
+inline constexpr float kLog2E = 1.44269504088896341f;
+inline constexpr float kLn2 = 0.693147180559945309f;
+inline constexpr float kHeadroom = 8.0f;  // P ≤ 2^8: far from overflow in any format, and rescales stay rare
+inline constexpr float kNothing = -FLT_MAX;  // m of a row that has seen no key; ruling 4's maximum
+inline constexpr float kInfinity = __builtin_inff();
+
+// Keys [begin, end) of 32 that a row sees, as bits: bit j = key j.
+FA_INLINE std::uint32_t visible_bits(std::int64_t begin, std::int64_t end) {
+  const std::int64_t b = clamp(begin, 0, 32), e = clamp(end, 0, 32);
+  return static_cast<std::uint32_t>(((std::uint64_t{1} << e) - 1) & ~((std::uint64_t{1} << b) - 1));
+}
+
+// The bytes of a dense mask at keys [key, key + n), n ≤ 32, as bits: set = hidden.
+template <class Arch>
+FA_INLINE std::uint32_t hidden_bits(const std::uint8_t* row, std::int64_t stride, std::int64_t key,
+                                    std::int64_t n) {
+  const std::uint8_t* p = row + key * stride;
+  if (stride == 1) {
+    const std::uint32_t low = Arch::bytes(p, static_cast<int>(lesser(n, 16)));
+    return n > 16 ? low | std::uint32_t{Arch::bytes(p + 16, static_cast<int>(n - 16))} << 16 : low;
+  }
+  std::uint32_t bits = 0;
+  for (std::int64_t j = 0; j < n; ++j) bits |= std::uint32_t{p[j * stride] != 0} << j;
+  return bits;
+}
+
+// Local keys of the task that row i sees, by the band alone.
+FA_INLINE Interval visible_keys(const Shape& shape, const ForwardTask& task, std::int64_t i) {
+  const Interval global = shape.band.row(shape.row0 + i, shape.key0 + shape.keys);
+  return {greater(global.begin - shape.key0, task.key_begin), lesser(global.end - shape.key0, task.key_end)};
+}
+
+FA_INLINE const std::uint8_t* mask_row(const OverlayPlane& mask, std::int64_t head, std::int64_t row) {
+  return mask.data ? mask.data + head * mask.head + row * mask.row : nullptr;
+}
+
+// Where channel c of row r lies in the C blocks of O.
+FA_INLINE std::int64_t o_offset(int r, std::int64_t c) {
+  return c / kBlock * std::int64_t{arch::kBlockFloats} +
+         arch::c_offset(r, static_cast<int>(c % kBlock / kLanes)) + c % kLanes;
+}
+
+// The running softmax of 32 rows. Lives in scratch, one per row block and query head of a task.
+template <class Arch>
+struct alignas(64) SoftmaxState {
+  using vec = typename Arch::vec;
+
+  float m[kBlock];
+  float l[kBlock][kLanes];             // sum of exp2(y − m), by lane
+  float top[kBlock][kLanes];           // largest y − m, by lane
+  Interval visible[kBlock];            // local keys the row sees; empty past the last row
+  const std::uint8_t* hidden[kBlock];  // the row of the dense mask, null without one
+
+  // Row r sees the local keys `sees`, less those that `mask`, its row of the dense mask (or null), hides.
+  FA_INLINE void start(int r, Interval sees, const std::uint8_t* mask) {
+    m[r] = kNothing;
+    visible[r] = sees;
+    hidden[r] = mask;
+    Arch::store(l[r], Arch::zero());
+    Arch::store(top[r], Arch::set(-kInfinity));
+  }
+
+  FA_INLINE bool sees(int r, std::int64_t key, std::int64_t mask_stride) const {
+    return key >= visible[r].begin && key < visible[r].end && !(hidden[r] && hidden[r][key * mask_stride]);
+  }
+
+  // Statistics of a finished row, natural logarithm domain.
+  struct Row {
+    float inverse;  // of l; 0 for a row that saw nothing, whose O is 0 too
+    float max, sum;
+  };
+  FA_INLINE Row finish(int r) const {
+    const float total = Arch::reduce_add(Arch::load(l[r])), above = Arch::reduce_max(Arch::load(top[r]));
+    if (total == 0.0f) return {0.0f, kNothing, 0.0f};
+    return {1.0f / total, (m[r] + above) * kLn2, total * __builtin_exp2f(-above)};
+  }
+};
+
+// Scales every value of one row of an A line by a power of two.
+template <class Arch, class Format>
+FA_INLINE void scale_line(std::byte* line, float factor) {
+  const auto f = Arch::set(factor);
+  if constexpr (Format::kUnitElements == 1) {
+    float* p = reinterpret_cast<float*>(line);
+    Arch::store(p, Arch::mul(Arch::load(p), f));
+  } else {
+    bf16* p = reinterpret_cast<bf16*>(line);
+    Arch::store_pairs(p, Arch::mul(Arch::load(p), f), Arch::mul(Arch::load(p + kLanes), f));
+  }
+}
+
+// The softmax of one step: 32 keys from `key` on, scores in `s`, P going to step `index` of the slice at `p`.
+template <class Arch, class Format>
+struct SoftmaxStep {
+  using vec = typename Arch::vec;
+  static constexpr int kStepGroups = kBlock / kGroupElements<Format>;  // groups of P in a step: 2 or 1
+  static_assert(kStepGroups >= 1);
+
+  SoftmaxState<Arch>* state;
+  const float* s;         // C block
+  std::byte* p;           // A, [plane][groups of the slice][32][64 B]
+  std::size_t p_plane;    // bytes
+  float* o;               // C blocks of O, one per 32 columns
+  std::int64_t key;       // first key of the step
+  std::int64_t keys;      // keys of the sequence
+  std::int64_t mask_key;  // bytes between keys of the dense mask
+  float scale;            // · log2 e
+  int begin;              // first step of this block in the slice
+  int index;              // this step in the slice
+  int columns;            // C blocks of O
+
+  FA_INLINE void plain(int r) const {
+    const float* row = s + arch::c_offset(r, 0);
+    const vec factor = Arch::set(scale), m = Arch::set(state->m[r]);
+    vec x0 = Arch::fms(Arch::load(row), factor, m), x1 = Arch::fms(Arch::load(row + 256), factor, m);
+    if (Arch::greater(Arch::max(x0, x1), Arch::set(kHeadroom))) [[unlikely]] {
+      raise(r, Arch::mul(Arch::load(row), factor), Arch::mul(Arch::load(row + 256), factor));
+      const vec raised = Arch::set(state->m[r]);
+      x0 = Arch::fms(Arch::load(row), factor, raised), x1 = Arch::fms(Arch::load(row + 256), factor, raised);
+    }
+    finish(r, x0, x1);
+  }
+
+  // Scores of hidden keys are replaced, never multiplied: a NaN there is gone before it meets anything.
+  FA_INLINE void general(int r) const {
+    const Interval& sees = state->visible[r];
+    std::uint32_t bits = visible_bits(sees.begin - key, sees.end - key);
+    if (state->hidden[r]) bits &= ~hidden_bits<Arch>(state->hidden[r], mask_key, key, lesser(keys - key, 32));
+    const auto b0 = static_cast<std::uint16_t>(bits), b1 = static_cast<std::uint16_t>(bits >> 16);
+    const float* row = s + arch::c_offset(r, 0);
+    const vec factor = Arch::set(scale), nothing = Arch::set(-kInfinity);
+    const vec y0 = Arch::select(b0, Arch::mul(Arch::load(row), factor), nothing);
+    const vec y1 = Arch::select(b1, Arch::mul(Arch::load(row + 256), factor), nothing);
+    vec m = Arch::set(state->m[r]);
+    if (Arch::greater(Arch::sub(Arch::max(y0, y1), m), Arch::set(kHeadroom))) [[unlikely]] {
+      raise(r, y0, y1);
+      m = Arch::set(state->m[r]);
+    }
+    finish(r, Arch::sub(y0, m), Arch::sub(y1, m));
+  }
+
+ private:
+  FA_INLINE void finish(int r, vec x0, vec x1) const {
+    Arch::store(state->top[r], Arch::max(Arch::load(state->top[r]), Arch::max(x0, x1)));
+    const vec e0 = Arch::template exp2<Format::kExpDegree>(x0),
+              e1 = Arch::template exp2<Format::kExpDegree>(x1);
+    Arch::store(state->l[r], Arch::add(Arch::load(state->l[r]), Arch::add(e0, e1)));
+    store_weights(r, e0, e1);
+  }
+
+  FA_INLINE std::byte* line(int step, int r) const {
+    return p + step * kStepGroups * kGroupBytes + r * kLine;
+  }
+
+  FA_INLINE void store_weights(int r, vec e0, vec e1) const {
+    std::byte* to = line(index, r);
+    if constexpr (Format::kUnitElements == 1) {
+      Arch::store(reinterpret_cast<float*>(to), e0);
+      Arch::store(reinterpret_cast<float*>(to + kGroupBytes), e1);
+    } else if constexpr (Format::kPlanes == 1) {
+      Arch::store_pairs(to, e0, e1);
+    } else {
+      for (int i = 0; i < Format::kPlanes; ++i) {
+        const vec a = take_plane<Arch>(e0), b = take_plane<Arch>(e1);
+        Arch::store_pairs(to + i * p_plane, a, b);
+      }
+    }
+  }
+
+  // Raises the reference of row r to the integer above its largest score and rescales what was summed under
+  // the old one: l, top, O, and the P of this slice that has not met V yet.
+  [[gnu::noinline]] void raise(int r, vec y0, vec y1) const {
+    const float raised = __builtin_ceilf(Arch::reduce_max(Arch::max(y0, y1))), old = state->m[r];
+    state->m[r] = raised;
+    if (old == kNothing) return;
+    const float factor = __builtin_exp2f(old - raised);
+    const vec f = Arch::set(factor);
+    Arch::store(state->l[r], Arch::mul(Arch::load(state->l[r]), f));
+    Arch::store(state->top[r], Arch::add(Arch::load(state->top[r]), Arch::set(old - raised)));
+    for (int column = 0; column < columns; ++column)
+      for (int half = 0; half < 2; ++half) {
+        float* lanes = o + column * arch::kBlockFloats + arch::c_offset(r, half);
+        Arch::store(lanes, Arch::mul(Arch::load(lanes), f));
+      }
+    for (int plane = 0; plane < Format::kPlanes; ++plane)
+      for (int g = begin * kStepGroups; g < index * kStepGroups; ++g)
+        scale_line<Arch, Format>(p + plane * p_plane + g * kGroupBytes + r * kLine, factor);
+  }
+};
+
+}  // namespace fusion_attention::kernels
