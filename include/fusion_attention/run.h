@@ -20,8 +20,7 @@ class Plan {
   explicit Plan(std::shared_ptr<const State> state) : state_(std::move(state)) {}
 
   const char* kernel() const;           // the name in the list of kernels
-  std::size_t workspace_bytes() const;  // for the number of threads it will run with
-  std::string report() const;           // several lines, for people
+  std::size_t workspace_bytes() const;  // for the number of threads set when it was made
   const State& state() const { return *state_; }
 
  private:
@@ -30,13 +29,17 @@ class Plan {
 
 // Throws Error (see validate). FUSION_ATTENTION_MAX_ISA, FUSION_ATTENTION_KERNEL and
 // FUSION_ATTENTION_NUM_THREADS act here; FUSION_ATTENTION_VERBOSE=1 prints each distinct plan once.
-Plan plan(const Problem& problem);
+Plan make_plan(const Problem& problem);
+
+// For people, several lines: the problem, the kernel, why each other kernel of its dtype was passed over, tiles
+// none / part / full, tasks, workspace.
+std::string explain(const Problem& problem);
 
 // Computes. Outputs are written only after every check and every allocation has succeeded.
 // The result is bitwise the same for every number of threads. Safe to call from any thread.
 void run(const Plan& plan, const Problem& problem);
 
-// plan(problem), then run.
+// make_plan(problem), then run, without keeping the plan.
 void run(const Problem& problem);
 
 // The fp64 reference: plain loops, shares no code with the kernels. Same contract as run.

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import os
 import runpy
 import sys
@@ -10,36 +9,45 @@ from pathlib import Path
 
 from fusion_attention.ascend.switch import ENVIRONMENT, LAYERS, enable
 
+USAGE = f"""usage: python -m fusion_attention run [--names] [--layers A,B] script.py args...
+       python -m fusion_attention run [--names] [--layers A,B] -m module args...
+
+Runs a script written for the Ascend NPU, unchanged: "npu" means the CPU.
+  --names       serve the module names only; "npu" stays an unknown device
+  --layers A,B  the layers to enable, of {", ".join(LAYERS)}; all by default"""
+
 
 def main(arguments: list[str]) -> None:
     """Runs the script as `python script.py args…` would: same argv, same __main__, same sys.path[0]."""
-    options = _parser().parse_args(arguments)
-    target = options.script
-    if target == "-m" or (options.module is None and target is None):
-        _parser().error("got no script, allowed is a path or -m module")
+    names_only, layers, is_module, command = _parse(arguments)
+    os.environ.pop(ENVIRONMENT, None)  # the command line decides, not an older choice
+    enable(*layers, device=not names_only)
     # Processes that the script starts (torchrun, spawned workers) make the same choice through their environment.
-    os.environ[ENVIRONMENT] = "names" if options.names else "device"
-    enable(*options.layers, device=not options.names)
-    if options.module is not None:
-        sys.argv = [options.module, *([target] if target is not None else []), *options.arguments]
-        sys.path[0] = os.getcwd()
-        runpy.run_module(options.module, run_name="__main__", alter_sys=True)
-        return
-    sys.argv = [target, *options.arguments]
-    sys.path[0] = str(Path(target).resolve().parent)
-    runpy.run_path(target, run_name="__main__")
+    os.environ[ENVIRONMENT] = "names" if names_only else "device"
+    sys.argv = command
+    _set_first_path(os.getcwd() if is_module else str(Path(command[0]).resolve().parent))
+    if is_module:
+        runpy.run_module(command[0], run_name="__main__", alter_sys=True)
+    else:
+        runpy.run_path(command[0], run_name="__main__")
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m fusion_attention run", description=__doc__)
-    parser.add_argument("--names", action="store_true", help='serve the names only; "npu" stays an unknown device')
-    parser.add_argument(
-        "--layers",
-        type=lambda text: text.split(","),
-        default=list(LAYERS),
-        help=f"comma-separated layers to enable, of {', '.join(LAYERS)}; all by default",
-    )
-    parser.add_argument("-m", dest="module", help="run a module instead of a script")
-    parser.add_argument("script", nargs="?")
-    parser.add_argument("arguments", nargs=argparse.REMAINDER)
-    return parser
+def _parse(arguments: list[str]) -> tuple[bool, list[str], bool, list[str]]:
+    """(names only, layers, whether the command is a module, the command); options end where the command begins."""
+    names_only, layers, rest = False, list(LAYERS), list(arguments)
+    while rest and rest[0] in ("--names", "--layers"):
+        if rest.pop(0) == "--names":
+            names_only = True
+        elif rest:
+            layers = rest.pop(0).split(",")
+    is_module = rest[:1] == ["-m"]
+    command = rest[1:] if is_module else rest
+    if not command or command[0].startswith("-"):
+        raise SystemExit(USAGE)
+    return names_only, layers, is_module, command
+
+
+def _set_first_path(folder: str) -> None:
+    """`python -m` put the working folder there; python -P puts nothing."""
+    if not sys.flags.safe_path:
+        sys.path[0] = folder

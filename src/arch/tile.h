@@ -72,7 +72,8 @@ struct NoHook {
 //   store(T*, vec) store(T*, vec, n)            rounds to nearest even
 //   add sub mul max(vec, vec)                   max(a, b): b where either is NaN
 //   fma(a, b, c) = a·b + c    fms(a, b, c) = a·b − c
-//   exp2<Degree>(vec)                           0 for x <= -127 (−inf included), NaN for NaN; x <= 127
+//   exp2<Degree>(vec)                           x <= 127; 0 for −inf, NaN for NaN. Under FloatMode 0 for
+//                                               x < -126, elsewhere perhaps the denormal
 //   greater(a, b) -> mask                       false for NaN
 //   unordered(a) -> mask                        lanes that are NaN or ±inf
 //   select(mask, a, b)                          a where the bit is set

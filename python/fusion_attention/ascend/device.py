@@ -59,6 +59,7 @@ def install() -> Patches:
         _install_methods(patches)
         _install_generator(patches)
         _install_autocast(patches)
+        _install_module(patches)
         _install_loading(patches)
     except BaseException:
         patches.undo()
@@ -200,6 +201,17 @@ def _install_autocast(patches: Patches) -> None:
         renamed = of_cpu(getattr(torch.amp, name))
         for owner in (torch.amp.autocast_mode, torch.amp):
             patches.set(owner, name, renamed)
+
+
+def _install_module(patches: Patches) -> None:
+    """`torch.get_device_module("npu")`, which torch.random.fork_rng asks too."""
+    get_device_module = torch.get_device_module
+
+    @wraps(get_device_module)
+    def module_of(device: Any = None) -> Any:
+        return torch.npu if _cpu(device) != device else get_device_module(device)
+
+    patches.set(torch, "get_device_module", module_of)
 
 
 def _install_loading(patches: Patches) -> None:

@@ -37,11 +37,13 @@ def enable(*layers: str, device: bool = False) -> None:
         ValueError: any other name.
         RuntimeError: a genuine package of that name can be imported, or the layer is on at the other level.
     """
-    from fusion_attention.ascend.finder import genuine
-
     global _device
     wanted = layers or ("torch_npu",)
     _check_names(wanted)
+    import torch  # noqa: F401: its entry point may enable a layer from the environment: let that happen first
+
+    from fusion_attention.ascend.finder import genuine
+
     with _lock:
         if not device and _device is not None:
             raise RuntimeError("device: got False, allowed is True until fusion_attention.disable() is called")

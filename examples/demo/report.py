@@ -1,0 +1,75 @@
+"""What the demo shows: a progress bar, a table of what was checked, pictures of masks."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TypeVar
+
+import torch
+
+Item = TypeVar("Item")
+BAR = 30
+SHOW_AFTER = 2.0  # seconds: shorter work needs no bar
+
+
+def progress(title: str, items: Iterable[Item], count: int) -> Iterator[Item]:
+    """Yields the items; draws a bar on a terminal once the work has taken two seconds."""
+    start = time.perf_counter()
+    shown = False
+    for done, item in enumerate(items):
+        if sys.stderr.isatty() and time.perf_counter() - start > SHOW_AFTER:
+            filled = BAR * done // max(count, 1)
+            sys.stderr.write(f"\r  {title} [{'#' * filled}{'.' * (BAR - filled)}] {done}/{count} ")
+            sys.stderr.flush()
+            shown = True
+        yield item
+    if shown:
+        sys.stderr.write("\r" + " " * (len(title) + BAR + 30) + "\r")
+
+
+@dataclass
+class Summary:
+    """One line per thing checked; the demo fails when one of them does."""
+
+    rows: list[tuple[str, str, str, str]] = field(default_factory=list)
+    failed: bool = False
+
+    def check(self, what: str, measured: float, limit: float, at_least: bool = False) -> None:
+        good = measured >= limit if at_least else measured <= limit
+        self.failed |= not good
+        sign = "≥" if at_least else "≤"
+        self.rows.append((what, _number(measured), f"{sign} {_number(limit)}", "ok" if good else "FAILED"))
+
+    def note(self, what: str, text: str) -> None:
+        self.rows.append((what, text, "", ""))
+
+    def print(self) -> None:
+        header = ("checked or measured in this run", "figure", "limit", "")
+        widths = [max(len(row[column]) for row in [header, *self.rows]) for column in range(4)]
+        for row in [header, tuple("-" * width for width in widths), *self.rows]:
+            print("  ".join(cell.ljust(width) for cell, width in zip(row, widths)).rstrip())
+
+
+def _number(value: float) -> str:
+    return f"{value:.8f}" if 0.9 < value < 1.1 else f"{value:.3g}"
+
+
+def draw_mask(keep: torch.Tensor, path: Path, title: str) -> None:
+    """A picture of which keys each row sees: dark is seen. Large masks are thinned to what a picture can show."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    rows, keys = keep.shape
+    figure, axes = plt.subplots(figsize=(5, 5))
+    thinned = keep[:: max(rows // 512, 1), :: max(keys // 512, 1)].to(torch.uint8).numpy()
+    axes.imshow(thinned, cmap="Blues", vmin=0, vmax=1, extent=(0, keys, rows, 0), interpolation="nearest")
+    axes.set(xlabel="key", ylabel="query row", title=title)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, dpi=120, bbox_inches="tight")
+    plt.close(figure)

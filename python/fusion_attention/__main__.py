@@ -1,0 +1,11 @@
+"""`python -m fusion_attention`: what this machine offers; `python -m fusion_attention run script.py`: runs a script."""
+
+import sys
+
+if __name__ == "__main__":
+    if sys.argv[1:2] == ["run"]:
+        from fusion_attention.run import main
+
+        main(sys.argv[2:])
+    else:
+        raise SystemExit("usage: python -m fusion_attention run script.py args...")

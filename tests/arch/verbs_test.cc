@@ -1,0 +1,285 @@
+// Every vector verb of every arch against Scalar: bit for bit, except fused products and exp2, whose bounds
+// stand beside them.
+#include <gtest/gtest.h>
+
+#include <bit>
+#include <cfloat>
+#include <cmath>
+#include <cstring>
+#include <limits>
+
+#include "arch/float_mode.h"
+#include "arch/machines.h"
+#include "support/guarded.h"
+#include "support/random.h"
+
+namespace fusion_attention::arch {
+namespace {
+
+using testing::Guarded;
+
+constexpr float kInf = std::numeric_limits<float>::infinity();
+
+std::uint32_t bits(float x) {
+  return std::bit_cast<std::uint32_t>(x);
+}
+
+// Equal bits, or both NaN: which NaN is nobody's promise.
+::testing::AssertionResult same(float got, float want) {
+  if (bits(got) == bits(want) || (got != got && want != want)) return ::testing::AssertionSuccess();
+  return ::testing::AssertionFailure()
+         << got << " (0x" << std::hex << bits(got) << "), wanted " << want << " (0x" << bits(want) << ")";
+}
+
+struct Lanes {
+  float v[kLanes];
+  operator float*() { return v; }
+  operator const float*() const { return v; }
+};
+
+class Verbs : public ::testing::TestWithParam<Machine> {
+ protected:
+  void SetUp() override {
+    if (!GetParam().runs) GTEST_SKIP() << GetParam().verbs->name << " ran " << GetParam().how;
+  }
+
+  const VerbTable& verbs() const { return *GetParam().verbs; }
+
+  // One third plain numbers, one third any bit pattern, one third corner cases.
+  float any() {
+    static constexpr float kCorners[] = {0.0f,     -0.0f,   1.0f,     -1.0f,    kInf,     -kInf,    NAN,
+                                         FLT_MAX,  FLT_MIN, -FLT_MIN, 1e-40f,   -1e-45f,  65504.0f, 65520.0f,
+                                         65519.9f, 6e-8f,   2.98e-8f, 2.99e-8f, 3.39e38f, 127.0f,   -126.0f};
+    switch (random_() % 3) {
+      case 0:
+        return std::normal_distribution<float>()(random_);
+      case 1:
+        return std::bit_cast<float>(static_cast<std::uint32_t>(random_()));
+      default:
+        return kCorners[random_() % std::size(kCorners)];
+    }
+  }
+  Lanes lanes() {
+    Lanes r;
+    for (float& x : r.v) x = any();
+    return r;
+  }
+  void expect_same(const Lanes& got, const Lanes& want, const char* verb) {
+    for (int i = 0; i < kLanes; ++i)
+      EXPECT_TRUE(same(got[i], want[i])) << verb << " lane " << i << ", " << testing::seed_line();
+  }
+  template <class T>
+  void check_memory(const VerbTable::Memory<T>& tested, const VerbTable::Memory<T>& scalar, const char* type);
+
+  std::mt19937_64 random_{testing::seed()};
+};
+
+constexpr int kRounds = 500;
+
+TEST_P(Verbs, Arithmetic) {
+  const std::pair<const char*, VerbTable::Binary VerbTable::*> binary[] = {
+      {"add", &VerbTable::add},
+      {"sub", &VerbTable::sub},
+      {"mul", &VerbTable::mul},
+      {"max", &VerbTable::max},
+      {"interleave", &VerbTable::interleave}};
+  for (int round = 0; round < kRounds; ++round) {
+    const Lanes a = lanes(), b = lanes();
+    Lanes got, want;
+    for (const auto& [name, verb] : binary) {
+      (verbs().*verb)(a, b, got);
+      (verbs_scalar.*verb)(a, b, want);
+      expect_same(got, want, name);
+    }
+    verbs().set(a[0], got);
+    verbs_scalar.set(a[0], want);
+    expect_same(got, want, "set");
+    EXPECT_TRUE(same(verbs().reduce_max(a), verbs_scalar.reduce_max(a))) << testing::seed_line();
+    EXPECT_TRUE(same(verbs().reduce_add(a), verbs_scalar.reduce_add(a))) << testing::seed_line();
+  }
+}
+
+// Rounded once or twice: an arch says fma and may or may not have one.
+TEST_P(Verbs, FusedOrNot) {
+  for (int round = 0; round < kRounds; ++round) {
+    const Lanes a = lanes(), b = lanes(), c = lanes();
+    Lanes sum, difference;
+    verbs().fma(a, b, c, sum);
+    verbs().fms(a, b, c, difference);
+    for (int i = 0; i < kLanes; ++i) {
+      volatile float product = a[i] * b[i];  // volatile: keeps the compiler from fusing
+      EXPECT_TRUE(same(sum[i], std::fma(a[i], b[i], c[i])) || same(sum[i], product + c[i]))
+          << testing::seed_line();
+      EXPECT_TRUE(same(difference[i], std::fma(a[i], b[i], -c[i])) || same(difference[i], product - c[i]))
+          << testing::seed_line();
+    }
+  }
+}
+
+TEST_P(Verbs, Bf16) {
+  for (int round = 0; round < kRounds; ++round) {
+    const Lanes a = lanes();
+    Lanes got, want;
+    verbs().truncate_bf16(a, got);
+    verbs_scalar.truncate_bf16(a, want);
+    expect_same(got, want, "truncate_bf16");
+    verbs().round_bf16(a, got);
+    verbs_scalar.round_bf16(a, want);
+    expect_same(got, want, "round_bf16");
+  }
+  Lanes odd = {};
+  odd[0] = std::bit_cast<float>(0x7f800001u);  // a NaN whose payload truncation would lose
+  odd[1] = std::bit_cast<float>(0xffffffffu);  // a NaN whose rounding would carry into the sign
+  Lanes got;
+  verbs().truncate_bf16(odd, got);
+  EXPECT_TRUE(std::isnan(got[0]) && std::isnan(got[1]));
+  verbs().round_bf16(odd, got);
+  EXPECT_TRUE(std::isnan(got[0]) && std::isnan(got[1]));
+}
+
+// The BF16 instructions take a denormal as zero and give none back; the other arches round it.
+TEST_P(Verbs, StorePairs) {
+  for (int round = 0; round < kRounds; ++round) {
+    const Lanes a = lanes(), b = lanes();
+    bf16 got[2 * kLanes], want[2 * kLanes];
+    verbs().store_pairs(got, a, b);
+    verbs_scalar.store_pairs(want, a, b);
+    for (int i = 0; i < 2 * kLanes; ++i) {
+      const float exact = i < kLanes ? a[i] : b[i - kLanes];
+      const bool flushed = std::fabs(exact) < FLT_MIN && (got[i].bits & 0x7fffu) == 0;
+      EXPECT_TRUE(flushed || same(to_float(got[i]), to_float(want[i])))
+          << exact << ", " << testing::seed_line();
+    }
+  }
+}
+
+TEST_P(Verbs, Masks) {
+  for (int round = 0; round < kRounds; ++round) {
+    const Lanes a = lanes(), b = lanes();
+    EXPECT_EQ(verbs().greater(a, b), verbs_scalar.greater(a, b)) << testing::seed_line();
+    EXPECT_EQ(verbs().unordered(a), verbs_scalar.unordered(a)) << testing::seed_line();
+    const auto m = static_cast<std::uint16_t>(random_());
+    Lanes got, want;
+    verbs().select(m, a, b, got);
+    verbs_scalar.select(m, a, b, want);
+    expect_same(got, want, "select");
+  }
+  Guarded memory(kLanes);
+  for (int n = 0; n <= kLanes; ++n)
+    for (int round = 0; round < 20; ++round) {
+      auto* p = memory.tail<std::uint8_t>(n);
+      for (int i = 0; i < n; ++i) p[i] = random_() % 2 != 0 ? static_cast<std::uint8_t>(random_()) : 0;
+      EXPECT_EQ(verbs().bytes(p, n), verbs_scalar.bytes(p, n)) << n << " bytes, " << testing::seed_line();
+    }
+}
+
+TEST_P(Verbs, Transpose) {
+  float square[kLanes * kLanes], original[kLanes * kLanes];
+  for (float& x : square) x = std::bit_cast<float>(static_cast<std::uint32_t>(random_()));
+  std::memcpy(original, square, sizeof square);
+  verbs().transpose(square);
+  for (int i = 0; i < kLanes; ++i)
+    for (int j = 0; j < kLanes; ++j)
+      EXPECT_EQ(bits(square[i * kLanes + j]), bits(original[j * kLanes + i])) << i << "," << j;
+}
+
+// Loads and stores of n lanes touch n elements: the others are behind a guard page, or keep their value.
+template <class T>
+void Verbs::check_memory(const VerbTable::Memory<T>& tested, const VerbTable::Memory<T>& scalar,
+                         const char* type) {
+  SCOPED_TRACE(type);
+  Guarded memory(kLanes * sizeof(T));
+  for (int n = 0; n <= kLanes; ++n)
+    for (int round = 0; round < 40; ++round) {
+      Lanes a = lanes(), got, want;
+      T* p = memory.tail<T>(n * sizeof(T));
+      for (int i = 0; i < n; ++i) p[i] = from_float<T>(a[i]);
+      tested.load_n(p, n, got);
+      scalar.load_n(p, n, want);
+      expect_same(got, want, "load n");
+
+      T mine[kLanes + 1], theirs[kLanes + 1];
+      std::memset(static_cast<void*>(mine), 0x5a, sizeof mine);
+      std::memset(static_cast<void*>(theirs), 0x5a, sizeof theirs);
+      tested.store_n(p, a, n);
+      tested.store_n(mine, a, n);
+      scalar.store_n(theirs, a, n);
+      for (int i = 0; i <= kLanes; ++i)
+        EXPECT_TRUE(same(to_float(mine[i]), to_float(theirs[i])))
+            << "store n " << a[i] << ", " << testing::seed_line();
+      if (n < kLanes) continue;
+      tested.load(p, got);
+      scalar.load(p, want);
+      expect_same(got, want, "load");
+      tested.store(mine, a);
+      scalar.store(theirs, a);
+      for (int i = 0; i < kLanes; ++i)
+        EXPECT_TRUE(same(to_float(mine[i]), to_float(theirs[i])))
+            << "store " << a[i] << ", " << testing::seed_line();
+    }
+}
+
+TEST_P(Verbs, LoadsAndStores) {
+  check_memory<float>(verbs().f32, verbs_scalar.f32, "float");
+  check_memory<bf16>(verbs().b16, verbs_scalar.b16, "bf16");
+  check_memory<f16>(verbs().h16, verbs_scalar.h16, "fp16");
+}
+
+// Every 16-bit pattern on the way in; and, on the way out, its neighbours on both sides of each tie.
+TEST_P(Verbs, EveryHalf) {
+  for (std::uint32_t u = 0; u < 0x10000; u += kLanes) {
+    f16 h[kLanes];
+    Lanes wide, tie;
+    for (int i = 0; i < kLanes; ++i) h[i].bits = static_cast<std::uint16_t>(u + i);
+    verbs().h16.load(h, wide);
+    for (int i = 0; i < kLanes; ++i) ASSERT_TRUE(same(wide[i], to_float(h[i]))) << u + i;
+    for (int step = -1; step <= 1; ++step) {
+      for (int i = 0; i < kLanes; ++i) {
+        const float next = to_float(f16{static_cast<std::uint16_t>(u + i + 1)});
+        tie[i] = std::bit_cast<float>(bits((wide[i] + next) / 2) + step);
+      }
+      verbs().h16.store(h, tie);
+      for (int i = 0; i < kLanes; ++i)
+        ASSERT_TRUE(same(to_float(h[i]), to_float(from_float<f16>(tie[i])))) << tie[i];
+    }
+  }
+}
+
+// The polynomial's relative error (minimax, as printed in the design notes) plus the rounding of Degree
+// multiply-adds with factors below 1 and of the last product.
+TEST_P(Verbs, Exp2) {
+  const struct {
+    VerbTable::Unary verb;
+    double bound;
+  } cases[] = {{verbs().exp2_3, 7.6e-5 + 3 * 0x1p-24}, {verbs().exp2_5, 1.5e-7 + 3 * 0x1p-24}};
+  for (const auto& [verb, bound] : cases) {
+    double worst = 0;
+    for (int i = 0; i < 1 << 20; i += kLanes) {
+      Lanes x, y;
+      for (int j = 0; j < kLanes; ++j) x[j] = static_cast<float>(127.0 - 253.0 * (i + j) / (1 << 20));
+      verb(x, y);
+      for (int j = 0; j < kLanes; ++j) worst = std::max(worst, std::fabs(y[j] / std::exp2(double{x[j]}) - 1));
+    }
+    EXPECT_LE(worst, bound);
+    EXPECT_GE(worst, bound / 4);  // the bound is about this polynomial
+
+    const FloatMode flush;
+    const Lanes edge = {127.0f, 0.0f,     1.0f,    -1.0f, -125.0f, -126.5f, -127.0f, -127.5f,
+                        -150.f, -FLT_MAX, -1000.f, -kInf, NAN,     -NAN,    -0.0f,   -1e-30f};
+    Lanes y;
+    verb(edge, y);
+    for (int j : {0, 1, 2, 3, 4, 14, 15}) EXPECT_NEAR(y[j] / std::exp2(double{edge[j]}), 1, bound) << edge[j];
+    for (int j : {5, 6, 7, 8, 9, 10, 11}) EXPECT_EQ(bits(y[j]), 0u) << edge[j];
+    for (int j : {12, 13}) EXPECT_TRUE(std::isnan(y[j]));
+  }
+}
+
+INSTANTIATE_TEST_SUITE_P(Arch, Verbs, ::testing::ValuesIn(machines()),
+                         [](const auto& info) { return std::string(info.param.verbs->name); });
+
+// Scalar itself against the mathematics, so that the definition is not merely compared with itself.
+INSTANTIATE_TEST_SUITE_P(Definition, Verbs, ::testing::Values(Machine{&verbs_scalar, "natively", true}),
+                         [](const auto& info) { return std::string(info.param.verbs->name); });
+
+}  // namespace
+}  // namespace fusion_attention::arch

@@ -1,0 +1,10 @@
+#include "arch/amx.h"
+#include "arch/avx512_bf16.h"
+#include "arch/verb_table.h"
+
+namespace fusion_attention::arch {
+
+extern const VerbTable verbs_amx;
+constinit const VerbTable verbs_amx = verb_table<Amx<TileUnit, Avx512Bf16>, false, 3>();
+
+}  // namespace fusion_attention::arch

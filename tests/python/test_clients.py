@@ -1,0 +1,87 @@
+"""Real clients on the layer: transformers' Ascend path, diffusers' NPU backend, accelerate, Trainer.
+
+Each script under clients/ runs in a process of its own, since clients ask once whether there is an NPU.
+"""
+
+import json
+import os
+import subprocess
+import sys
+from functools import lru_cache
+from pathlib import Path
+
+import pytest
+
+FOLDER = Path(__file__).parent / "clients"
+
+
+@lru_cache
+def results(script: str) -> dict:
+    environment = {key: value for key, value in os.environ.items() if key != "FUSION_ATTENTION_ASCEND"}
+    environment |= {"HF_HUB_OFFLINE": "1", "CUDA_VISIBLE_DEVICES": ""}
+    done = subprocess.run(
+        [sys.executable, FOLDER / f"{script}.py"], capture_output=True, text=True, env=environment, cwd=FOLDER
+    )
+    lines = [line for line in done.stdout.splitlines() if line.startswith("RESULTS ")]
+    assert done.returncode == 0 and lines, f"{script}: {done.stderr[-3000:]}"
+    return json.loads(lines[0].removeprefix("RESULTS "))
+
+
+def need(*modules: str) -> None:
+    for module in modules:
+        pytest.importorskip(module, reason=f"{module} is not installed: pip install 'fusion_attention[transformers]'")
+
+
+# Limits: largest absolute difference of logits, and of gradients relative to each parameter's largest; from runs
+# with element-wise float32 arithmetic in place of the kernels.
+LLAMA = {
+    **{f"float32 {case}": 2.1e-7 for case in ("no padding", "right padding", "left padding")},
+    **{f"float32 packed {how}": 2.1e-7 for how in ("positions", "lengths")},
+    **{f"bfloat16 {case}": 4e-3 for case in ("no padding", "right padding", "left padding")},
+    **{f"bfloat16 packed {how}": 4e-3 for how in ("positions", "lengths")},
+    **{f"gradients {case}": 7e-7 for case in ("no padding", "right padding", "left padding")},
+    **{f"generate {cache} {side} padding": 0.0 for cache in ("dynamic", "static") for side in ("no", "left")},
+}
+
+
+@pytest.mark.parametrize("case", LLAMA)
+def test_llama_through_the_ascend_path(case):
+    need("torch", "transformers")
+    assert results("llama_ascend_path")[case] <= LLAMA[case]
+
+
+def test_llama_really_called_the_operator():
+    need("torch", "transformers")
+    assert results("llama_ascend_path")["calls"] >= 80
+
+
+# Largest difference relative to the largest output; bf16 models, so a few units of 2^-8.
+DIFFUSERS = {
+    "flux": 6.2e-3,
+    "flux gradients": 2e-2,
+    "wan": 4.2e-3,
+    "qwen image with a mask": 5e-3,
+    "unet": 1.2e-2,
+}
+
+
+@pytest.mark.parametrize("case", DIFFUSERS)
+def test_diffusers_with_the_names_only(case):
+    need("torch", "diffusers")
+    assert results("diffusers_native_npu")[case] <= DIFFUSERS[case]
+
+
+def test_diffusers_really_called_the_operator():
+    need("torch", "diffusers")
+    seen = results("diffusers_native_npu")
+    assert seen["calls"] >= 8 and seen["device count"] == 0
+
+
+def test_clients_that_choose_the_npu_by_themselves():
+    need("torch", "transformers", "accelerate", "sentence_transformers")
+    seen = results("accelerate_and_friends")
+    assert seen["accelerate device"] == seen["device_map"] == seen["sentence_transformers device"] == "cpu"
+    assert seen["accelerate loss is finite"] and seen["accelerate gradients"]
+    for options in ({}, {"bf16": True}, {"use_cpu": True}):
+        assert 0 < seen[f"trainer {options}"] < 10 and seen[f"trainer checkpoint {options}"]
+    assert seen["encoder difference"] <= 1e-6

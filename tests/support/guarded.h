@@ -1,0 +1,42 @@
+// Memory whose last byte is the last of its page, with an inaccessible page behind and before.
+#pragma once
+
+#include <sys/mman.h>
+#include <unistd.h>
+
+#include <cstddef>
+#include <new>
+
+namespace fusion_attention::testing {
+
+class Guarded {
+ public:
+  explicit Guarded(std::size_t bytes) : page_(static_cast<std::size_t>(sysconf(_SC_PAGESIZE))) {
+    const std::size_t inner = (bytes + page_ - 1) / page_ * page_;
+    mapped_ = inner + 2 * page_;
+    void* p = mmap(nullptr, mapped_, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    if (p == MAP_FAILED) throw std::bad_alloc();
+    base_ = static_cast<std::byte*>(p);
+    end_ = base_ + page_ + inner;
+    if (mprotect(base_ + page_, inner, PROT_READ | PROT_WRITE) != 0) throw std::bad_alloc();
+  }
+  ~Guarded() { munmap(base_, mapped_); }
+  Guarded(const Guarded&) = delete;
+  Guarded& operator=(const Guarded&) = delete;
+
+  // The last `bytes` bytes, right before the guard; and the first byte after the guard in front.
+  template <class T = std::byte>
+  T* tail(std::size_t bytes) {
+    return reinterpret_cast<T*>(end_ - bytes);
+  }
+  template <class T = std::byte>
+  T* head() {
+    return reinterpret_cast<T*>(base_ + page_);
+  }
+
+ private:
+  std::size_t page_, mapped_ = 0;
+  std::byte *base_ = nullptr, *end_ = nullptr;
+};
+
+}  // namespace fusion_attention::testing
