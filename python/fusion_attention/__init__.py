@@ -46,13 +46,14 @@ def _dispatch(name: str) -> Any:
     return call
 
 
-def explain(*args: Any, **kwargs: Any) -> Any:
-    """How a call of npu_fusion_attention with these arguments would be computed; nothing is computed.
+def explain(*args: Any, **kwargs: Any) -> None:
+    """Prints how a call of npu_fusion_attention with these arguments would be computed; computes nothing.
 
-    Takes the arguments of version 1 or version 2. Prints as text; see `fusion_attention._explain.Explanation`.
+    Takes the arguments of version 1 or of version 2: the problem in one line, the kernel that was chosen and why
+    each other one was not, the tiles that are empty, part and full, the memory needed.
     """
     query = args[0] if args else kwargs.get("query")
-    return _front(query).explain(*args, **kwargs)
+    print(_front(query).examine(*args, **kwargs))
 
 
 def __getattr__(name: str) -> Any:

@@ -11,6 +11,7 @@ import numpy as np
 from fusion_attention import _check, _core, _table
 from fusion_attention._define import define
 from fusion_attention._elements import ELEMENTS, OTHER
+from fusion_attention._explain import examiner
 
 
 def _array(name: str, array: np.ndarray | None) -> tuple[int, int, tuple[int, ...], tuple[int, ...]] | None:
@@ -35,7 +36,7 @@ def _plain(array: Any) -> Any:
 
 
 def _call(backward: bool, tockens: bool, words: tuple[Any, ...]) -> _core.FusionAttention:
-    """The call, read and checked in C++. `words` are in the table's order, the last of them may be missing."""
+    """The call, read and checked in C++. `words`, made `_plain`, are in the table's order; the last may be missing."""
     defaults = (argument.default for argument in _table.ARGUMENTS[len(words) :])
     ordered = zip(_table.ARGUMENTS, (*words, *defaults))
     given = (_array(row.name, word) if row.kind == "tensor" else word for row, word in ordered)
@@ -110,3 +111,11 @@ npu_fusion_attention_v3 = _public(_table.V3)
 npu_fusion_attention_grad = _public(_table.V1_GRAD)
 npu_fusion_attention_grad_v2 = _public(_table.V2_GRAD)
 npu_fusion_attention_grad_v3 = _public(_table.V3_GRAD)
+
+
+def _examined(tockens: bool, words: tuple[Any, ...]) -> tuple[_core.FusionAttention, Any]:
+    words = tuple(map(_plain, words))
+    return _call(False, tockens, words), words
+
+
+examine = examiner(_examined, np.ndarray, "NumPy array", __name__)

@@ -17,6 +17,7 @@ from torch import Tensor
 from fusion_attention import _check, _core, _shapes, _table
 from fusion_attention._define import define, torch_schemas
 from fusion_attention._elements import ELEMENTS, OTHER
+from fusion_attention._explain import examiner
 
 # --- The operators -------------------------------------------------------------------------------------------
 
@@ -324,3 +325,11 @@ npu_fusion_attention_v3 = _public(_table.V3)
 npu_fusion_attention_grad = _public(_table.V1_GRAD)
 npu_fusion_attention_grad_v2 = _public(_table.V2_GRAD)
 npu_fusion_attention_grad_v3 = _public(_table.V3_GRAD)
+
+
+def _examined(tockens: bool, words: tuple[Any, ...]) -> tuple[_core.FusionAttention, Any]:
+    operands, common, rest = words[:_OPERANDS], words[_OPERANDS : _table.COMMON], words[_table.COMMON :]
+    return _call(False, *operands, tockens, *_with_tensors(common), *rest), words
+
+
+examine = examiner(_examined, Tensor, "torch tensor", __name__)
