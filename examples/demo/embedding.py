@@ -1,4 +1,4 @@
-"""Part 1: all-MiniLM-L6-v2 embeds every paragraph of a text through transformers' own Ascend attention path."""
+"""Part 1: all-MiniLM-L6-v2 embeds every paragraph of a text through transformers' own Ascend path."""
 
 from __future__ import annotations
 
@@ -29,19 +29,25 @@ QUERIES = {
 }
 
 
+# A blank line, or the beginning of a list item, table row or heading.
+PARAGRAPH_END = re.compile(r"\n\s*\n|\n(?=\s*(?:[*\-|]|\d+\.|#+)\s)")
+
+
 def read_paragraphs(files: list[Path]) -> list[str]:
-    """Blocks between blank lines that hold at least four words."""
+    """Paragraphs, list items and table rows that hold at least four words."""
     texts = [file.read_text(encoding="utf-8", errors="replace") for file in files]
-    blocks = [" ".join(block.split()) for text in texts for block in re.split(r"\n\s*\n", text)]
+    blocks = [" ".join(block.split()) for text in texts for block in PARAGRAPH_END.split(text)]
     return [block for block in blocks if len(re.findall(r"[^\W\d_]{2,}", block)) >= 4]
 
 
 class Embedder:
-    """The model with one attention implementation and dtype; embeddings come back in float64, of length one."""
+    """The model with one attention implementation and dtype; embeddings are float64, of length one."""
 
     def __init__(self, implementation: str, dtype: torch.dtype) -> None:
         self.tokenizer = AutoTokenizer.from_pretrained(MODEL)
-        self.model = AutoModel.from_pretrained(MODEL, attn_implementation=implementation, dtype=dtype).npu().eval()
+        self.model = (
+            AutoModel.from_pretrained(MODEL, attn_implementation=implementation, dtype=dtype).npu().eval()
+        )
 
     @torch.no_grad()
     def __call__(self, texts: list[str], title: str = "") -> torch.Tensor:
@@ -65,7 +71,9 @@ class Embedder:
 def run(files: list[Path], kind: str, out: Path, summary: Summary) -> None:
     paragraphs = read_paragraphs(files)
     if not paragraphs:
-        raise SystemExit(f"{', '.join(map(str, files))}: got no paragraph of four words, allowed is a text with some")
+        raise SystemExit(
+            f"{', '.join(map(str, files))}: got no paragraph of four words, allowed is a text with some"
+        )
     print(f"\n1. all-MiniLM-L6-v2, {len(paragraphs)} paragraphs of {len(files)} file(s)")
     eager = Embedder("eager", torch.float32)
     ascend = Embedder(ASCEND, torch.float32)
@@ -82,7 +90,7 @@ def run(files: list[Path], kind: str, out: Path, summary: Summary) -> None:
 
 
 def _compare_bfloat16(paragraphs: list[str], expected: torch.Tensor, summary: Summary) -> None:
-    """bf16 against bf16, and both against fp32: our distance may be at most twice that of torch's own bf16."""
+    """bf16 against bf16, and both against fp32: ours may be at most twice as far away as torch's."""
     eager = Embedder("eager", torch.bfloat16)(paragraphs, "eager, bf16")
     ascend = Embedder(ASCEND, torch.bfloat16)(paragraphs, "npu_fusion_attention, bf16")
     summary.note("MiniLM bf16, worst cosine to bf16 eager", f"{float((eager * ascend).sum(-1).min()):.6f}")
