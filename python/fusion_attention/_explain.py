@@ -28,7 +28,7 @@ class Explanation:
 
     @property
     def sequences(self) -> list[dict[str, int | None]]:
-        """Of each batch entry or packed sequence: where it lies, how long it is, which band of keys a row sees."""
+        """Of each batch entry or packed sequence: where it lies, how long it is, the band of keys a row sees."""
         names = ("batch", "row", "rows", "key", "keys", "lo", "hi", "prefix", "block")
         return [dict(zip(names, values)) for values in self._call.sequences()]
 
@@ -55,7 +55,9 @@ def examiner(
         )
 
     read_v1, read_v2 = reader(_table.V1), reader(_table.V2)
-    only_v2 = {name for name, _, _ in _table.V2.parameters()} - {name for name, _, _ in _table.V1.parameters()}
+    only_v2 = {name for name, _, _ in _table.V2.parameters()} - {
+        name for name, _, _ in _table.V1.parameters()
+    }
 
     def examine(*args: Any, **kwargs: Any) -> Explanation:
         return (read_v2 if only_v2 & kwargs.keys() else read_v1)(*args, **kwargs)
