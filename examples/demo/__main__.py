@@ -1,6 +1,6 @@
 """Runs code written for the Ascend NPU on this CPU and shows that it is right and how fast it is.
 
-    scripts/demo [TEXTFILE]
+scripts/demo [TEXTFILE]
 """
 
 from __future__ import annotations
@@ -17,8 +17,12 @@ ROOT = Path(__file__).resolve().parents[2]
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="scripts/demo", description=__doc__)
-    parser.add_argument("textfile", nargs="?", type=Path, help="embed this text; default: the repository's documents")
-    parser.add_argument("--out", type=Path, default=ROOT / "out", help="folder for the pictures; default: out/")
+    parser.add_argument(
+        "textfile", nargs="?", type=Path, help="embed this text; default: the repository's documents"
+    )
+    parser.add_argument(
+        "--out", type=Path, default=ROOT / "out", help="folder for the pictures; default: out/"
+    )
     options = parser.parse_args()
     if options.textfile is not None and not options.textfile.is_file():
         parser.error(f"textfile: got {options.textfile}, allowed is a readable text file")
@@ -53,7 +57,13 @@ def main() -> int:
 def _documents() -> list[Path]:
     """The repository's own documents, without what lies in ignored folders."""
     folders = (ROOT, *(ROOT / name for name in ("docs", "bench", "examples", "tests")))
-    return sorted({file for folder in folders for file in (folder.glob("*.md") if folder == ROOT else folder.rglob("*.md"))})
+    return sorted(
+        {
+            file
+            for folder in folders
+            for file in (folder.glob("*.md") if folder == ROOT else folder.rglob("*.md"))
+        }
+    )
 
 
 if __name__ == "__main__":

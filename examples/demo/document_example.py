@@ -12,7 +12,9 @@ from report import Summary, draw_mask, progress
 
 SCRIPT = Path(__file__).parents[1] / "fusion_attention_v2.py"
 HEADS = (0, 5, 17, 31)  # checked whole, every row of them
-UNIT = 2.0**-11  # half a unit in the last place of float16: of the results, and of P as fed to the second product
+UNIT = (
+    2.0**-11
+)  # half a unit in the last place of float16: of the results, and of P as fed to the second product
 SLACK = 2.0  # for the rescaling of partial sums and the exponential
 
 
@@ -47,7 +49,7 @@ def _keep(names: dict) -> torch.Tensor:
 
 
 def _check(names: dict, head: int, keep: torch.Tensor) -> dict[str, float]:
-    """Worst |error| / bound of one head's output and gradients. The bound follows from the numbers' own sizes."""
+    """Worst |error| / bound of a head's output and gradients; the bound follows from the numbers' sizes."""
     q, k, v = (names[name].detach()[0, head].double() for name in ("query", "key", "value"))
     dy = names["dx"][0, head].double()
     out = names["result"].detach()[0, head].double()
@@ -62,7 +64,9 @@ def _check(names: dict, head: int, keep: torch.Tensor) -> dict[str, float]:
     depth = q.shape[-1] * 2.0**-24  # of a product of that many terms added in float32
     score = scale * depth * float((q.abs() @ k.abs().T).max())
     weight = SLACK * (UNIT + 2 * score)  # relative error of a weight p
-    size = p * (dy.abs() @ v.abs().T + (dy * expected).abs().sum(-1, keepdim=True))  # terms that ds is a sum of
+    size = p * (
+        dy.abs() @ v.abs().T + (dy * expected).abs().sum(-1, keepdim=True)
+    )  # terms that ds is a sum of
     pairs = {
         "output": (out, expected, weight * (p @ v.abs())),
         "query gradient": (dq, ds @ k * scale, weight * scale * (size @ k.abs())),

@@ -1,4 +1,4 @@
-"""Part 1: all-MiniLM-L6-v2 embeds every paragraph of a text through transformers' own Ascend attention path."""
+"""Part 1: all-MiniLM-L6-v2 embeds every paragraph of a text through transformers' own Ascend path."""
 
 from __future__ import annotations
 
@@ -37,11 +37,13 @@ def read_paragraphs(files: list[Path]) -> list[str]:
 
 
 class Embedder:
-    """The model with one attention implementation and dtype; embeddings come back in float64, of length one."""
+    """The model with one attention implementation and dtype; embeddings are float64, of length one."""
 
     def __init__(self, implementation: str, dtype: torch.dtype) -> None:
         self.tokenizer = AutoTokenizer.from_pretrained(MODEL)
-        self.model = AutoModel.from_pretrained(MODEL, attn_implementation=implementation, dtype=dtype).npu().eval()
+        self.model = (
+            AutoModel.from_pretrained(MODEL, attn_implementation=implementation, dtype=dtype).npu().eval()
+        )
 
     @torch.no_grad()
     def __call__(self, texts: list[str], title: str = "") -> torch.Tensor:
@@ -65,7 +67,9 @@ class Embedder:
 def run(files: list[Path], kind: str, out: Path, summary: Summary) -> None:
     paragraphs = read_paragraphs(files)
     if not paragraphs:
-        raise SystemExit(f"{', '.join(map(str, files))}: got no paragraph of four words, allowed is a text with some")
+        raise SystemExit(
+            f"{', '.join(map(str, files))}: got no paragraph of four words, allowed is a text with some"
+        )
     print(f"\n1. all-MiniLM-L6-v2, {len(paragraphs)} paragraphs of {len(files)} file(s)")
     eager = Embedder("eager", torch.float32)
     ascend = Embedder(ASCEND, torch.float32)
@@ -82,7 +86,7 @@ def run(files: list[Path], kind: str, out: Path, summary: Summary) -> None:
 
 
 def _compare_bfloat16(paragraphs: list[str], expected: torch.Tensor, summary: Summary) -> None:
-    """bf16 against bf16, and both against fp32: our distance may be at most twice that of torch's own bf16."""
+    """bf16 against bf16, and both against fp32: ours may be at most twice as far away as torch's."""
     eager = Embedder("eager", torch.bfloat16)(paragraphs, "eager, bf16")
     ascend = Embedder(ASCEND, torch.bfloat16)(paragraphs, "npu_fusion_attention, bf16")
     summary.note("MiniLM bf16, worst cosine to bf16 eager", f"{float((eager * ascend).sum(-1).min()):.6f}")

@@ -59,7 +59,7 @@ def _number(value: float) -> str:
 
 
 def draw_mask(keep: torch.Tensor, path: Path, title: str) -> None:
-    """A picture of which keys each row sees: dark is seen. Large masks are thinned to what a picture can show."""
+    """A picture of which keys each row sees: dark is seen. Large masks are thinned."""
     import matplotlib
 
     matplotlib.use("Agg")

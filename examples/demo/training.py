@@ -19,20 +19,25 @@ ROUNDS = 3
 
 def run(files: list[Path], out: Path, summary: Summary) -> None:
     ids = _tokens(files)
-    print(f"\n2. one training step, Llama with 8 query and 2 key/value heads, {BATCH} x {LENGTH} tokens, fp32")
+    print(
+        f"\n2. one training step, Llama with 8 query and 2 key/value heads, {BATCH} x {LENGTH} tokens, fp32"
+    )
     eager_loss, eager = _step("eager", ids)
     with Recorder() as recorder:
         loss, ours = _step(ASCEND, ids)
     _, sdpa = _step("sdpa", ids)
     print(
-        f"   {recorder.calls} calls of npu_fusion_attention, layout BSND, sparse_mode {recorder.first['sparse_mode']}, "
-        f"compressed mask {tuple(recorder.first['atten_mask'].shape)}; loss {loss:.6f}, eager {eager_loss:.6f}"
+        f"   {recorder.calls} calls of npu_fusion_attention, layout BSND, "
+        f"sparse_mode {recorder.first['sparse_mode']}, mask {tuple(recorder.first['atten_mask'].shape)}; "
+        f"loss {loss:.6f}, eager {eager_loss:.6f}"
     )
     summary.check("Llama step, loss against eager", abs(loss - eager_loss) / eager_loss, 1e-6)
     summary.check("Llama step, worst gradient against eager", _worst(ours, eager), 1e-5)
     summary.note("Llama step, torch SDPA's worst gradient for comparison", f"{_worst(sdpa, eager):.3g}")
     _time(ids, summary)
-    draw_mask(torch.ones(LENGTH, LENGTH, dtype=torch.bool).tril(), out / "mask_llama_causal.png", "Llama: mode 3")
+    draw_mask(
+        torch.ones(LENGTH, LENGTH, dtype=torch.bool).tril(), out / "mask_llama_causal.png", "Llama: mode 3"
+    )
 
 
 def _tokens(files: list[Path]) -> torch.Tensor:

@@ -177,7 +177,7 @@ NB_MODULE(_core, m) {
       .def("sequences", &sequences)
       .def("visible", &visible, arg("sequence"), arg("head"))
       .def("text", [](const FusionAttention& call) { return text(call.problem()); })
-      .def("report", [](const FusionAttention& call) { return plan(call.problem()).report(); })
+      .def("report", [](const FusionAttention& call) { return explain(call.problem()); })
       .def_prop_ro("numels", &FusionAttention::numels)
       .def_prop_ro("output_shape", [](const FusionAttention& call) { return tuple_of(call.output_shape()); })
       .def_prop_ro("statistics_shape", [](const FusionAttention& call) { return tuple_of(call.statistics_shape()); });

@@ -14,6 +14,7 @@ import sys
 from typing import Any
 
 from fusion_attention._core import __version__, set_thread_count, thread_count
+from fusion_attention.ascend.switch import disable, enable
 
 _FUNCTIONS = (
     "npu_fusion_attention",
@@ -25,7 +26,7 @@ _FUNCTIONS = (
 )
 _MODULES = ("numpy", "torch", "machine")
 
-__all__ = ["__version__", "explain", "set_thread_count", "thread_count", *_FUNCTIONS]
+__all__ = ["__version__", "disable", "enable", "explain", "set_thread_count", "thread_count", *_FUNCTIONS]
 
 
 def _front(query: Any) -> Any:

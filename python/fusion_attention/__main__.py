@@ -1,4 +1,4 @@
-"""`python -m fusion_attention`: what this machine offers; `python -m fusion_attention run script.py`: runs a script."""
+"""`python -m fusion_attention`: what this machine offers; with `run script.py`: runs a script for the NPU."""
 
 import sys
 

@@ -8,8 +8,10 @@ from collections.abc import Callable
 from typing import Any
 
 from fusion_attention import _check
-from fusion_attention._table import ARGUMENTS, MODES, REQUIRED, RESULTS, Argument, Function
+from fusion_attention._table import ARGUMENTS, COMMON, MODES, REQUIRED, RESULTS, Argument, Function
 
+# What an implementation gets by itself, after (query, key, value, common, rest), where the function has it.
+_OWN = ("dy", "softmax_max", "softmax_sum", "attention_in", "seed", "offset")
 _SCALARS = {"int": "int", "symint": "int", "float": "float", "str": "str", "bool": "bool"}
 
 
@@ -52,9 +54,10 @@ def docstring(function: Function, tensor: str) -> str:
 
 
 def _body(function: Function) -> list[str]:
-    """Type checks that cost nothing when they pass, then the call under canonical names."""
-    lines, passed = [], []
+    """Type checks that cost nothing when they pass, then the call in the table's order."""
+    lines, spelled = [], {}
     for name, argument, _ in function.parameters():
+        spelled[argument.name] = name
         if argument.kind == "tensor":
             absent = f"{name} is not None and " if argument.optional else ""
             lines.append(f"    if {absent}not isinstance({name}, Tensor): refuse_tensor({name!r}, {name})")
@@ -63,8 +66,20 @@ def _body(function: Function) -> list[str]:
         else:
             kind = _SCALARS[argument.kind]
             lines.append(f"    if type({name}) is not {kind}: {name} = as_{kind}({name!r}, {name})")
-        passed.append(f"{argument.name}={name}")
-    lines.append(f"    return implementation({', '.join(passed)})")
+    common = [spelled[argument.name] for argument in ARGUMENTS[3:COMMON]]
+    rest = [(spelled.get(argument.name, repr(argument.default)), argument) for argument in ARGUMENTS[COMMON:]]
+    unsaid = " and ".join(
+        f"{name} is None" if argument.optional else f"{name} == {argument.default!r}"
+        for name, argument in rest
+        if argument.name in spelled
+    )
+    lines.append(f"    rest = () if {unsaid} else ({', '.join(name for name, _ in rest)})")
+    own = [name for name in _OWN if name in spelled]
+    lines.append(
+        f"    return implementation(query, key, value, ({', '.join(common)}), rest"
+        + "".join(f", {name}" for name in own)
+        + ")"
+    )
     return lines
 
 
@@ -77,7 +92,10 @@ def define(
     as_lengths: Callable[[str, Any], Any],
     module: str,
 ) -> Callable[..., Any]:
-    """The public function: exact names, order and defaults of the documents; `implementation` gets canonical names."""
+    """The public function: exact names, order and defaults of the documents.
+
+    `implementation` gets (query, key, value, common, rest, own arguments…): see `_OWN` and `_table.COMMON`.
+    """
     source = "\n".join([f"def {function.name}({signature(function)}):", *_body(function), ""])
 
     def refuse_tensor(name: str, given: Any) -> None:
@@ -104,7 +122,7 @@ def define(
 _SCHEMA_TYPES = {"int": "int", "symint": "SymInt", "float": "float", "str": "str", "bool": "bool"}
 
 
-def schema_argument(argument: Argument) -> str:
+def _schema_argument(argument: Argument) -> str:
     """One argument of a torch operator. Lengths are tensors there: a compiled graph must not depend on their values."""
     default = "" if argument.default is REQUIRED else f"={argument.default!r}".replace("'", '"')
     if argument.kind == "tensor" or argument.name.startswith("actual_seq"):
@@ -117,13 +135,15 @@ def schema_argument(argument: Argument) -> str:
 
 
 def torch_schemas() -> tuple[str, str]:
-    """Of the two operators beneath all six functions. Seed and offset are tensors of one element;
-    tockens says how version 1 spells the tokens in a refusal."""
-    operands = ", ".join(schema_argument(argument) for argument in ARGUMENTS[:3])
-    rest = ", ".join(schema_argument(argument) for argument in ARGUMENTS[3:])
+    """The arguments and results of the two passes as torch operators.
+
+    seed and offset are tensors of one element; tockens says how version 1 spells the tokens in a refusal.
+    """
+    operands = ", ".join(map(_schema_argument, ARGUMENTS[:3]))
+    rest = ", ".join(map(_schema_argument, ARGUMENTS[3:]))
     rest = f"bool tockens, {rest}, Tensor? seed=None, Tensor? offset=None"
     saved = "Tensor dy, Tensor? softmax_max, Tensor? softmax_sum, Tensor? attention_in"
     return (
-        f"forward({operands}, {rest}) -> (Tensor attention_out, Tensor softmax_max, Tensor softmax_sum)",
-        f"backward({operands}, {saved}, {rest}) -> (Tensor dq, Tensor dk, Tensor dv)",
+        f"({operands}, {rest}) -> (Tensor attention_out, Tensor softmax_max, Tensor softmax_sum)",
+        f"({operands}, {saved}, {rest}) -> (Tensor dq, Tensor dk, Tensor dv)",
     )

@@ -25,57 +25,69 @@ def _array(name: str, array: np.ndarray | None) -> tuple[int, int, tuple[int, ..
     return array.ctypes.data, element, array.shape, strides
 
 
-def _plain(array: np.ndarray | None) -> np.ndarray | None:
+def _plain(array: Any) -> Any:
     """The array itself, or a copy where its strides are negative or fall between elements, or its data does."""
-    if array is None or not isinstance(array, np.ndarray):
+    if not isinstance(array, np.ndarray):
         return array
     size = array.itemsize
     odd = any(step < 0 or step % size for step in array.strides) or not array.flags.aligned
     return np.ascontiguousarray(array) if odd else array
 
 
-def _call(backward: bool, tockens: bool, words: dict[str, Any]) -> _core.FusionAttention:
-    """The call, read and checked in C++. `words` are the arguments under canonical names."""
-    defaults = {a.name: a.default for a in _table.ARGUMENTS}
-    ordered = []
-    for argument in _table.ARGUMENTS:
-        given = words.get(argument.name, defaults[argument.name])
-        ordered.append(_array(argument.name, given) if argument.kind == "tensor" else given)
-    return _core.FusionAttention(backward, tockens, *ordered)
-
-
-def _flattened(words: dict[str, Any]) -> dict[str, Any]:
-    return {name: _plain(word) for name, word in words.items()}
+def _call(backward: bool, tockens: bool, words: tuple[Any, ...]) -> _core.FusionAttention:
+    """The call, read and checked in C++. `words` are in the table's order, the last of them may be missing."""
+    defaults = (argument.default for argument in _table.ARGUMENTS[len(words) :])
+    ordered = zip(_table.ARGUMENTS, (*words, *defaults))
+    given = (_array(row.name, word) if row.kind == "tensor" else word for row, word in ordered)
+    return _core.FusionAttention(backward, tockens, *given)
 
 
 def _implementation(function: _table.Function) -> Callable[..., tuple[Any, ...]]:
-    def forward(**given: Any) -> tuple[Any, ...]:
-        words = _flattened(given)
+    def forward(
+        query: Any, key: Any, value: Any, common: Any, rest: Any, seed: int = 0, offset: int = 0
+    ) -> tuple[Any, ...]:
+        words = tuple(map(_plain, (query, key, value, *common, *rest)))
         call = _call(False, function.tockens, words)
-        out = np.empty(call.output_shape, words["query"].dtype)
+        out = np.empty(call.output_shape, query.dtype)
         top, total = (np.empty(call.statistics_shape, np.float32) for _ in range(2))
         call.forward(out.ctypes.data, top.ctypes.data, total.ctypes.data)
         for note in call.notes():
             warnings.warn(note, stacklevel=3)
-        reserved = np.empty(0, words["query"].dtype)
+        reserved = np.empty(0, query.dtype)
         if function.version == 3:
             return out, top, total, reserved, np.zeros(1, np.int64), np.zeros(1, np.int64)
-        return out, top, total, reserved, words["seed"], words["offset"], call.numels
+        return out, top, total, reserved, seed, offset, call.numels
 
     return forward
 
 
 def _gradient_implementation(function: _table.Function) -> Callable[..., tuple[Any, ...]]:
-    def backward(**given: Any) -> tuple[Any, ...]:
-        words = _flattened(given)
+    def backward(
+        query: Any,
+        key: Any,
+        value: Any,
+        common: Any,
+        rest: Any,
+        dy: Any,
+        softmax_max: Any,
+        softmax_sum: Any,
+        attention_in: Any,
+        seed: Any,
+        offset: Any,
+    ) -> tuple[Any, ...]:
+        words = tuple(map(_plain, (query, key, value, *common, *rest)))
         call = _call(True, function.tockens, words)
-        gradients = tuple(np.empty(words[name].shape, words["query"].dtype) for name in ("query", "key", "value"))
-        for name in ("softmax_max", "softmax_sum"):
-            if words[name] is not None:
-                words[name] = np.ascontiguousarray(words[name])
-        saved = (_array(name, words[name]) for name in ("dy", "softmax_max", "softmax_sum", "attention_in"))
-        call.backward(*saved, *(gradient.ctypes.data for gradient in gradients))
-        return (*gradients, *(None,) * (len(function.results) - 3))
+        gradients = tuple(np.empty(operand.shape, query.dtype) for operand in (query, key, value))
+        top, total = (None if x is None else np.ascontiguousarray(x) for x in (softmax_max, softmax_sum))
+        dy, attention_in = _plain(dy), _plain(attention_in)
+        call.backward(
+            _array("dy", dy),
+            _array("softmax_max", top),
+            _array("softmax_sum", total),
+            _array("attention_in", attention_in),
+            *(gradient.ctypes.data for gradient in gradients),
+        )
+        return (*gradients, *(None,) * (len(function.results) - len(gradients)))
 
     return backward
 

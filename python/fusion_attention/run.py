@@ -1,4 +1,4 @@
-"""`python -m fusion_attention run script.py args…`: a script written for the Ascend NPU, unchanged, on this CPU."""
+"""`python -m fusion_attention run script.py args…`: a script for the Ascend NPU, unchanged, on this CPU."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def main(arguments: list[str]) -> None:
     names_only, layers, is_module, command = _parse(arguments)
     os.environ.pop(ENVIRONMENT, None)  # the command line decides, not an older choice
     enable(*layers, device=not names_only)
-    # Processes that the script starts (torchrun, spawned workers) make the same choice through their environment.
+    # Processes that the script starts (torchrun, spawned workers) make the same choice.
     os.environ[ENVIRONMENT] = "names" if names_only else "device"
     sys.argv = command
     _set_first_path(os.getcwd() if is_module else str(Path(command[0]).resolve().parent))
@@ -33,7 +33,7 @@ def main(arguments: list[str]) -> None:
 
 
 def _parse(arguments: list[str]) -> tuple[bool, list[str], bool, list[str]]:
-    """(names only, layers, whether the command is a module, the command); options end where the command begins."""
+    """(names only, layers, whether it is a module, the command); options end where the command begins."""
     names_only, layers, rest = False, list(LAYERS), list(arguments)
     while rest and rest[0] in ("--names", "--layers"):
         if rest.pop(0) == "--names":
@@ -49,5 +49,5 @@ def _parse(arguments: list[str]) -> tuple[bool, list[str], bool, list[str]]:
 
 def _set_first_path(folder: str) -> None:
     """`python -m` put the working folder there; python -P puts nothing."""
-    if not sys.flags.safe_path:
+    if not getattr(sys.flags, "safe_path", False):
         sys.path[0] = folder

@@ -24,8 +24,11 @@ _ELEMENT = {getattr(torch, name): code for name, code in ELEMENTS.items() if has
 _ELEMENT[torch.bool] = ELEMENTS["bool"]
 
 _library = torch.library.Library("fusion_attention", "DEF")
-for _schema in torch_schemas():
-    _library.define(_schema, tags=(torch.Tag.pt2_compliant_tag, torch.Tag.needs_fixed_stride_order))
+_FORWARD, _BACKWARD = torch_schemas()
+# `forward` can be differentiated; `inference` is the same without the detour through autograd, for when nothing
+# requires a gradient, and what `forward` stands on.
+for _name, _schema in (("forward", _FORWARD), ("inference", _FORWARD), ("backward", _BACKWARD)):
+    _library.define(_name + _schema, tags=(torch.Tag.pt2_compliant_tag, torch.Tag.flexible_layout))
 
 _Array = tuple[int, int, Any, Any]
 
@@ -115,8 +118,9 @@ def _call(
 
 def _forward_kernel(query: Tensor, *rest: Any, **options: Any) -> tuple[Tensor, Tensor, Tensor]:
     call = _call(False, query, *rest, **options)
-    out = torch.empty(call.output_shape, dtype=query.dtype)
-    top, total = torch.empty(2, *call.statistics_shape).unbind()
+    out = query.new_empty(call.output_shape)
+    top = query.new_empty(call.statistics_shape, dtype=torch.float32)
+    total = torch.empty_like(top)
     call.forward(out.data_ptr(), top.data_ptr(), total.data_ptr())
     for note in call.notes():
         warnings.warn(note, stacklevel=2)
@@ -161,40 +165,58 @@ def _backward_fake(query: Tensor, key: Tensor, value: Tensor, *_: Any, **__: Any
 _OPERANDS = 3  # query, key, value: what has a gradient
 
 
-def _save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor, Tensor]) -> None:
-    ctx.mark_non_differentiable(output[1], output[2])
-    ctx.set_materialize_grads(False)
-    tensors = [item for item in inputs if isinstance(item, Tensor)]
-    ctx.save_for_backward(*output, *tensors)
-    ctx.is_tensor = [isinstance(item, Tensor) for item in inputs]
-    ctx.others = [item for item in inputs if not isinstance(item, Tensor)]
+class _Attention(torch.autograd.Function):
+    """`register_autograd` would do, if it did not spend 10 µs on each argument of the schema."""
+
+    @staticmethod
+    def forward(ctx: Any, *words: Any) -> tuple[Tensor, Tensor, Tensor]:
+        output: tuple[Tensor, Tensor, Tensor] = _inference(*words)
+        ctx.mark_non_differentiable(output[1], output[2])
+        ctx.set_materialize_grads(False)
+        ctx.save_for_backward(*output, *(word for word in words if isinstance(word, Tensor)))
+        ctx.words = [None if isinstance(word, Tensor) else word for word in words]
+        ctx.tensors = [place for place, word in enumerate(words) if isinstance(word, Tensor)]
+        return output
+
+    @staticmethod
+    def backward(ctx: Any, dy: Tensor | None, *_: Tensor | None) -> tuple[Tensor | None, ...]:
+        nothing = (None,) * len(ctx.words)
+        if dy is None:
+            return nothing
+        out, top, total, *saved = ctx.saved_tensors
+        words = list(ctx.words)
+        for place, tensor in zip(ctx.tensors, saved):
+            words[place] = tensor
+        gradients = _backward(*words[:_OPERANDS], dy, top, total, out, *words[_OPERANDS:])
+        wanted = (gradient if needed else None for gradient, needed in zip(gradients, ctx.needs_input_grad))
+        return (*wanted, *nothing[_OPERANDS:])
 
 
-def _differentiate(ctx: Any, dy: Tensor | None, *_: Tensor | None) -> tuple[Tensor | None, ...]:
-    out, top, total, *saved = ctx.saved_tensors
-    tensors, others = iter(saved), iter(ctx.others)
-    query, key, value, *rest = (next(tensors) if is_tensor else next(others) for is_tensor in ctx.is_tensor)
-    nothing = (None,) * len(ctx.is_tensor)
-    if dy is None:
-        return nothing
-    gradients = _backward(query, key, value, dy, top, total, out, *rest)
-    wanted = [gradient if needed else None for gradient, needed in zip(gradients, ctx.needs_input_grad)]
-    return (*wanted, *nothing[_OPERANDS:])
+def _forward_autograd(query: Tensor, key: Tensor, value: Tensor, *rest: Any) -> tuple[Tensor, Tensor, Tensor]:
+    if torch.is_grad_enabled() and (query.requires_grad or key.requires_grad or value.requires_grad):
+        result: tuple[Tensor, Tensor, Tensor] = _Attention.apply(query, key, value, *rest)
+    else:
+        result = _inference(query, key, value, *rest)
+    return result
 
 
 def _no_second_derivative(ctx: Any, *_: Any) -> None:
     raise NotImplementedError("npu_fusion_attention: got a second derivative, allowed is the first")
 
 
-# Every backend, so that a tensor elsewhere is refused in our words.
-_library.impl("forward", _forward_kernel, "CompositeExplicitAutograd")
-_library.impl("backward", _backward_kernel, "CompositeExplicitAutograd")
-torch.library.register_fake("fusion_attention::forward", _forward_fake, lib=_library)
-torch.library.register_fake("fusion_attention::backward", _backward_fake, lib=_library)
-torch.library.register_autograd("fusion_attention::forward", _differentiate, setup_context=_save, lib=_library)
+for _name, _kernel, _fake in (
+    ("forward", _forward_kernel, _forward_fake),
+    ("inference", _forward_kernel, _forward_fake),
+    ("backward", _backward_kernel, _backward_fake),
+):
+    # Every backend, so that a tensor elsewhere is refused in our words.
+    _library.impl(_name, _kernel, "CompositeExplicitAutograd")
+    torch.library.register_fake(f"fusion_attention::{_name}", _fake, lib=_library)
+_library.impl("forward", _forward_autograd, "Autograd")
 torch.library.register_autograd("fusion_attention::backward", _no_second_derivative, lib=_library)
 
 _forward = torch.ops.fusion_attention.forward.default
+_inference = torch.ops.fusion_attention.inference.default
 _backward = torch.ops.fusion_attention.backward.default
 
 # --- The functions -------------------------------------------------------------------------------------------
@@ -213,148 +235,73 @@ def _ends(value: Any) -> Tensor | None:
     return value if value is None or isinstance(value, Tensor) else torch.tensor(value, dtype=torch.int64)
 
 
-def _implementation(version: int, tockens: bool) -> Callable[..., tuple[Any, ...]]:
+_Q_ENDS, _KV_ENDS = (_table.PLACE[name] - _OPERANDS for name in ("actual_seq_qlen", "actual_seq_kvlen"))
+_PREFIX, _Q_START, _KV_START = (_table.PLACE[name] - _table.COMMON for name in ("prefix", "q_start_idx", "kv_start_idx"))
+
+
+def _with_tensors(common: tuple[Any, ...]) -> tuple[Any, ...]:
+    """The lengths as the operators take them."""
+    if common[_Q_ENDS] is None and common[_KV_ENDS] is None:
+        return common
+    words = list(common)
+    for place in (_Q_ENDS, _KV_ENDS):
+        words[place] = _ends(words[place])
+    return tuple(words)
+
+
+def _with_lists(rest: tuple[Any, ...]) -> tuple[Any, ...]:
+    """Everything else that is a list stays one in the operators."""
+    return tuple(_list(word) if place in (_PREFIX, _Q_START, _KV_START) else word for place, word in enumerate(rest))
+
+
+def _implementation(function: _table.Function) -> Callable[..., tuple[Any, ...]]:
+    version, tockens = function.version, function.tockens
+
     def forward(
         query: Tensor,
         key: Tensor,
         value: Tensor,
-        head_num: int,
-        input_layout: str,
-        scale: float,
-        atten_mask: Tensor | None,
-        sparse_mode: int,
-        pre_tokens: int,
-        next_tokens: int,
-        actual_seq_qlen: list[int] | Tensor | None,
-        actual_seq_kvlen: list[int] | Tensor | None,
-        softmax_layout: str,
-        keep_prob: float,
-        inner_precise: int,
-        prefix: list[int] | Tensor | None,
-        pse: Tensor | None,
-        padding_mask: Tensor | None,
-        sink: Tensor | None,
-        gen_mask_parallel: bool,
-        sync: bool,
-        pse_type: int = 1,
-        query_rope: Tensor | None = None,
-        key_rope: Tensor | None = None,
-        dropout_mask: Tensor | None = None,
-        q_start_idx: list[int] | None = None,
-        kv_start_idx: list[int] | None = None,
+        common: tuple[Any, ...],
+        rest: tuple[Any, ...],
         seed: int = 0,
         offset: int = 0,
     ) -> tuple[Any, ...]:
-        out, top, total = _forward(
-            query,
-            key,
-            value,
-            tockens,
-            head_num,
-            input_layout,
-            scale,
-            atten_mask,
-            sparse_mode,
-            pre_tokens,
-            next_tokens,
-            _ends(actual_seq_qlen),
-            _ends(actual_seq_kvlen),
-            softmax_layout,
-            keep_prob,
-            inner_precise,
-            _list(prefix),
-            pse_type,
-            pse,
-            padding_mask,
-            query_rope,
-            key_rope,
-            sink,
-            dropout_mask,
-            _list(q_start_idx),
-            _list(kv_start_idx),
+        words = (query, key, value, tockens, *_with_tensors(common), *_with_lists(rest))
+        differentiable = torch.is_grad_enabled() and (
+            query.requires_grad or key.requires_grad or value.requires_grad
         )
+        out, top, total = (_forward if differentiable else _inference)(*words)
         reserved = query.new_empty(0)
         if version == 3:
             zeros = (torch.zeros(1, dtype=torch.int64) for _ in range(2))
             return (out, top, total, reserved, *zeros)
-        lengths = _list(actual_seq_qlen), _list(actual_seq_kvlen)
-        count = _shapes.numels(query.shape, key.shape, head_num, input_layout, *lengths)
-        return out, top, total, reserved, seed, offset, count
+        head_num, layout = common[:2]
+        lengths = _list(common[_Q_ENDS]), _list(common[_KV_ENDS])
+        return out, top, total, reserved, seed, offset, _shapes.numels(query.shape, key.shape, head_num, layout, *lengths)
 
     return forward
 
 
-def _gradient_implementation(version: int, tockens: bool) -> Callable[..., tuple[Any, ...]]:
+def _gradient_implementation(function: _table.Function) -> Callable[..., tuple[Any, ...]]:
+    tockens, absent = function.tockens, (None,) * (len(function.results) - _OPERANDS)
+
     def backward(
         query: Tensor,
         key: Tensor,
         value: Tensor,
+        common: tuple[Any, ...],
+        rest: tuple[Any, ...],
         dy: Tensor,
-        head_num: int,
-        input_layout: str,
-        scale: float,
-        atten_mask: Tensor | None,
         softmax_max: Tensor | None,
         softmax_sum: Tensor | None,
-        softmax_in: Tensor | None,
         attention_in: Tensor | None,
-        sparse_mode: int,
-        pre_tokens: int,
-        next_tokens: int,
-        actual_seq_qlen: list[int] | Tensor | None,
-        actual_seq_kvlen: list[int] | Tensor | None,
-        softmax_layout: str,
-        keep_prob: float,
-        inner_precise: int,
-        prefix: list[int] | Tensor | None,
-        pse: Tensor | None,
-        padding_mask: Tensor | None,
-        sink: Tensor | None,
-        gen_mask_parallel: bool,
-        sync: bool,
         seed: int | Tensor | None,
         offset: int | Tensor | None,
-        numels: int = 0,
-        pse_type: int = 1,
-        query_rope: Tensor | None = None,
-        key_rope: Tensor | None = None,
-        q_start_idx: list[int] | None = None,
-        kv_start_idx: list[int] | None = None,
     ) -> tuple[Any, ...]:
-        dq, dk, dv = _backward(
-            query,
-            key,
-            value,
-            dy,
-            softmax_max,
-            softmax_sum,
-            attention_in,
-            tockens,
-            head_num,
-            input_layout,
-            scale,
-            atten_mask,
-            sparse_mode,
-            pre_tokens,
-            next_tokens,
-            _ends(actual_seq_qlen),
-            _ends(actual_seq_kvlen),
-            softmax_layout,
-            keep_prob,
-            inner_precise,
-            _list(prefix),
-            pse_type,
-            pse,
-            padding_mask,
-            query_rope,
-            key_rope,
-            sink,
-            None,
-            _list(q_start_idx),
-            _list(kv_start_idx),
-        )
-        absent = (None,) * (4 if version == 2 else 2)
-        return (dq, dk, dv, *absent)
+        saved = dy, softmax_max, softmax_sum, attention_in
+        words = (query, key, value, tockens, *_with_tensors(common), *_with_lists(rest))
+        gradients = _backward(*words[:_OPERANDS], *saved, *words[_OPERANDS:])
+        return (*gradients, *absent)
 
     return backward
 
@@ -363,7 +310,7 @@ def _public(function: _table.Function) -> Callable[..., tuple[Any, ...]]:
     make = _gradient_implementation if function.backward else _implementation
     return define(
         function,
-        make(function.version, function.tockens),
+        make(function),
         tensor=Tensor,
         tensor_name="torch tensor",
         as_lengths=_as_lengths,

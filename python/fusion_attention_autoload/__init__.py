@@ -1,6 +1,6 @@
-"""The `torch.backends` entry point: runs at every `import torch`, and does nothing unless the environment asks for it.
+"""The `torch.backends` entry point: runs at every `import torch`, does nothing unless the environment asks.
 
-It is a package of its own so that an `import torch` that does not concern us imports nothing of fusion_attention.
+A package of its own, so that an `import torch` that does not concern us imports nothing of fusion_attention.
 """
 
 import os

@@ -14,6 +14,7 @@
 #include "plan/contiguous.h"
 #include "plan/plan.h"
 #include "plan/uncovered.h"
+#include "problem/validate.h"
 
 namespace fusion_attention {
 namespace {
@@ -182,11 +183,13 @@ void execute(const Plan::State& state, const Problem& problem) {
 
 void run(const Plan& plan, const Problem& problem) {
   validate(problem);
+  validate_memory(problem);
   plan::with_contiguous_channels(problem, [&](const Problem& p) { execute(plan.state(), p); });
 }
 
 void run(const Problem& problem) {
   const Plan::State state = plan::choose_state(problem);
+  validate_memory(problem);
   plan::with_contiguous_channels(problem, [&](const Problem& p) { execute(state, p); });
 }
 

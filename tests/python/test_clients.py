@@ -29,11 +29,13 @@ def results(script: str) -> dict:
 
 def need(*modules: str) -> None:
     for module in modules:
-        pytest.importorskip(module, reason=f"{module} is not installed: pip install 'fusion_attention[transformers]'")
+        pytest.importorskip(
+            module, reason=f"{module} is not installed: pip install 'fusion_attention[transformers]'"
+        )
 
 
-# Limits: largest absolute difference of logits, and of gradients relative to each parameter's largest; from runs
-# with element-wise float32 arithmetic in place of the kernels.
+# Limits: largest absolute difference of logits, and of gradients relative to each parameter's largest; from
+# runs with element-wise float32 arithmetic in place of the kernels.
 LLAMA = {
     **{f"float32 {case}": 2.1e-7 for case in ("no padding", "right padding", "left padding")},
     **{f"float32 packed {how}": 2.1e-7 for how in ("positions", "lengths")},

@@ -10,9 +10,6 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 torch = pytest.importorskip("torch", reason="the torch_npu layer is for torch, which is not installed")
-import torch.random  # noqa: E402
-import torch.serialization  # noqa: E402
-
 import fusion_attention  # noqa: E402
 from fusion_attention.ascend import generator  # noqa: E402
 
@@ -66,7 +63,9 @@ def test_context_and_default_device(npu):
     try:
         assert torch.zeros(2).device.type == "cpu"
         fusion_attention.disable()
-        assert torch.zeros(2).device.type == "cpu", "disable() must keep the default device, which is below our mode"
+        assert torch.zeros(2).device.type == "cpu", (
+            "disable() must keep the default device, which is below our mode"
+        )
         with pytest.raises(RuntimeError):
             torch.zeros(2, device="npu")
     finally:
@@ -94,8 +93,14 @@ def test_there_is_one_device(npu, call):
 
 
 def test_other_strings_and_numbers_are_left_alone(npu):
-    assert torch.equal(torch.einsum("npu,npu->n", torch.ones(2, 3, 4), torch.ones(2, 3, 4)), torch.full((2,), 12.0))
-    assert torch.zeros(0, 1).shape == (0, 1) and torch.arange(3).sum(0) == 3 and torch.device("meta").type == "meta"
+    assert torch.equal(
+        torch.einsum("npu,npu->n", torch.ones(2, 3, 4), torch.ones(2, 3, 4)), torch.full((2,), 12.0)
+    )
+    assert (
+        torch.zeros(0, 1).shape == (0, 1)
+        and torch.arange(3).sum(0) == 3
+        and torch.device("meta").type == "meta"
+    )
     assert torch.ones(2).to(torch.float16).dtype == torch.float16
 
 
@@ -172,10 +177,14 @@ def test_new_threads_know_the_npu(npu):
     worker.join()
     assert worker.made == torch.device("cpu")
     with ThreadPoolExecutor(2) as pool:
-        assert [t.device.type for t in pool.map(lambda n: torch.ones(n, device="npu"), [1, 2, 3])] == ["cpu"] * 3
+        assert [t.device.type for t in pool.map(lambda n: torch.ones(n, device="npu"), [1, 2, 3])] == [
+            "cpu"
+        ] * 3
         fusion_attention.disable()
         future = pool.submit(lambda: torch.zeros(2, device="npu"))
-        assert isinstance(future.exception(), RuntimeError), "a mode left on a thread must do nothing after disable()"
+        assert isinstance(future.exception(), RuntimeError), (
+            "a mode left on a thread must do nothing after disable()"
+        )
 
 
 def test_members_of_torch_npu(npu):
@@ -183,7 +192,13 @@ def test_members_of_torch_npu(npu):
     assert npu.get_device_name()[:10] == "Ascend910B" and npu.is_bf16_supported() and npu.is_initialized()
     npu.set_device("npu:0")
     npu.set_device(torch.device("npu"))
-    for call in (npu.synchronize, npu.empty_cache, npu.init, npu.reset_peak_memory_stats, npu.set_compile_mode):
+    for call in (
+        npu.synchronize,
+        npu.empty_cache,
+        npu.init,
+        npu.reset_peak_memory_stats,
+        npu.set_compile_mode,
+    ):
         assert call() is None
     with npu.device(0):
         pass
@@ -267,7 +282,9 @@ def snapshot():
 
 @pytest.mark.parametrize("device", [False, True])
 def test_no_patch_survives_disabling(device):
-    fusion_attention.enable("torch_npu", "mindspeed", device=device)  # whatever torch itself loads lazily, is loaded
+    fusion_attention.enable(
+        "torch_npu", "mindspeed", device=device
+    )  # whatever torch itself loads lazily, is loaded
     fusion_attention.disable()
     before = snapshot()
     for _ in range(2):

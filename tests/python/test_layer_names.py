@@ -82,7 +82,9 @@ def test_geglu(torch_npu, approximate, activate_left, dim):
     torch.testing.assert_close(kept, gelu)
     assert torch.autograd.gradcheck(lambda t: torch_npu.npu_geglu(t, dim, approximate, activate_left), (x,))
     torch.testing.assert_close(torch.ops.npu.npu_geglu(x, dim, approximate, activate_left)[0], out)
-    torch.testing.assert_close(torch_npu.npu_geglu(self=x, dim=dim, approximate=approximate)[0].shape, out.shape)
+    torch.testing.assert_close(
+        torch_npu.npu_geglu(self=x, dim=dim, approximate=approximate)[0].shape, out.shape
+    )
 
 
 @pytest.mark.parametrize("axes", [1, 2])
@@ -106,7 +108,11 @@ def test_rms_norm_keeps_the_dtype_and_a_float32_rstd(torch_npu):
 @pytest.mark.parametrize(
     ("call", "error", "sentence"),
     [
-        (lambda m: m.npu_geglu(torch.ones(3)), RuntimeError, "input: got 3 along axis -1, allowed is an even number"),
+        (
+            lambda m: m.npu_geglu(torch.ones(3)),
+            RuntimeError,
+            "input: got 3 along axis -1, allowed is an even number",
+        ),
         (lambda m: m.npu_geglu(torch.ones(4), approximate=2), RuntimeError, "approximate: got 2"),
         (lambda m: m.npu_geglu(torch.ones(4), dim=1), RuntimeError, "dim: got 1"),
         (lambda m: m.npu_geglu([1.0, 2.0]), TypeError, "input: got list"),
@@ -176,6 +182,8 @@ def test_op_plugins_test_helpers(torch_npu):
 
 
 def test_enabling_is_possible_before_torch_is_imported():
-    code = "import fusion_attention as f; f.enable('torch_npu'); import torch; print(torch.npu.is_available())"
+    code = (
+        "import fusion_attention as f; f.enable('torch_npu'); import torch; print(torch.npu.is_available())"
+    )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "False"

@@ -1,4 +1,4 @@
-"""Layers: the module names that code written for the Ascend NPU imports, served on the CPU while they are enabled."""
+"""Layers: the modules that code written for the Ascend NPU imports, served on the CPU while enabled."""
 
 from fusion_attention.ascend.switch import disable, enable
 

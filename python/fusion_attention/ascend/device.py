@@ -1,11 +1,13 @@
 """ "npu" means the CPU: everything that has to change in torch for that, each change undone by `disable()`.
 
-A torch function mode rewrites the device of every torch call; what never reaches a mode (autocast, Generator, methods
-that torch does not have, torch.load) is patched one by one. Modes belong to a thread, so new threads start with one.
+A torch function mode rewrites the device of every torch call; what never reaches a mode (autocast, Generator,
+methods that torch does not have, torch.load) is patched one by one. Modes belong to a thread, so new threads
+start with one.
 """
 
 from __future__ import annotations
 
+import sys
 import threading
 from collections.abc import Callable
 from functools import wraps
@@ -18,7 +20,7 @@ from fusion_attention.ascend import generator
 from fusion_attention.ascend.patches import Patches
 
 NPU_NAMES = ("npu", "npu:0")
-# The calls whose first positional argument after self may be a device index. Elsewhere an int is not a device.
+# The calls where a positional int may be a device index, and its place. Elsewhere an int is not a device.
 _TAKES_INDEX = {torch.Tensor.to: 1, torch._C._nn._parse_to: 0}
 
 
@@ -98,7 +100,8 @@ def _device(args: Any, kwargs: Any) -> torch.device:
 
 def _install_mode(patches: Patches) -> None:
     mode = NpuMeansCpu()
-    mode.__enter__()
+    modes: Any = torch.overrides
+    modes._push_mode(mode)
     patches.on_undo(lambda: _remove(mode))
 
     original = threading.Thread._bootstrap_inner  # type: ignore[attr-defined]
@@ -107,9 +110,10 @@ def _install_mode(patches: Patches) -> None:
     @wraps(original)
     def bootstrap(thread: threading.Thread) -> None:
         if not mode.active:
-            return original(thread)
+            original(thread)
+            return
         with mode:
-            return original(thread)
+            original(thread)
 
     patches.set(threading.Thread, "_bootstrap_inner", bootstrap)
 
@@ -117,18 +121,21 @@ def _install_mode(patches: Patches) -> None:
 def _remove(mode: NpuMeansCpu) -> None:
     """Takes the mode out of this thread's stack, wherever in it others have pushed theirs."""
     mode.active = False
+    modes: Any = torch.overrides
     above = []
-    while torch.overrides._len_torch_function_stack():
-        top = torch.overrides._pop_mode()
+    while modes._len_torch_function_stack():
+        top = modes._pop_mode()
         if top is mode:
             break
         above.append(top)
     for other in reversed(above):
-        torch.overrides._push_mode(other)
+        modes._push_mode(other)
 
 
 def _install_methods(patches: Patches) -> None:
-    def tensor_npu(self: torch.Tensor, device: Any = None, non_blocking: bool = False, **options: Any) -> torch.Tensor:
+    def tensor_npu(
+        self: torch.Tensor, device: Any = None, non_blocking: bool = False, **options: Any
+    ) -> torch.Tensor:
         """The tensor on the NPU, which here is where it is."""
         _check_device(device)
         return self.to("cpu", non_blocking=non_blocking, **options)
@@ -161,7 +168,7 @@ def _install_generator(patches: Patches) -> None:
     class Generator(metaclass=AnyGenerator):
         """torch.Generator that takes "npu"; what it makes is an ordinary CPU generator."""
 
-        def __new__(cls, device: Any = "cpu") -> Any:  # type: ignore[misc]
+        def __new__(cls, device: Any = "cpu") -> Any:
             return plain(_cpu_index(device) if type(device) is int else _cpu(device))
 
     Generator.__doc__ = plain.__doc__
@@ -209,7 +216,7 @@ def _install_module(patches: Patches) -> None:
 
     @wraps(get_device_module)
     def module_of(device: Any = None) -> Any:
-        return torch.npu if _cpu(device) != device else get_device_module(device)
+        return sys.modules["torch.npu"] if _cpu(device) != device else get_device_module(device)
 
     patches.set(torch, "get_device_module", module_of)
 

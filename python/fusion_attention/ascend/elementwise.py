@@ -29,7 +29,9 @@ def npu_geglu(
     if not -x.dim() <= dim < x.dim():
         raise RuntimeError(f"npu_geglu: dim: got {dim}, allowed is an axis of a tensor of rank {x.dim()}")
     if x.shape[dim] % 2:
-        raise RuntimeError(f"npu_geglu: input: got {x.shape[dim]} along axis {dim}, allowed is an even number")
+        raise RuntimeError(
+            f"npu_geglu: input: got {x.shape[dim]} along axis {dim}, allowed is an even number"
+        )
     left, right = x.chunk(2, dim)
     if activate_left:
         left, right = right, left
@@ -59,7 +61,8 @@ def npu_rms_norm(
     axes = weight.dim()
     if not 1 <= axes <= x.dim() or x.shape[-axes:] != weight.shape:
         raise RuntimeError(
-            f"npu_rms_norm: gamma: got shape {tuple(weight.shape)}, allowed are the last axes of {tuple(x.shape)}"
+            f"npu_rms_norm: gamma: got shape {tuple(weight.shape)}, "
+            f"allowed are the last axes of {tuple(x.shape)}"
         )
     wide = x.to(torch.promote_types(x.dtype, torch.float32))
     rstd = torch.rsqrt(wide.square().mean(tuple(range(-axes, 0)), keepdim=True) + epsilon)

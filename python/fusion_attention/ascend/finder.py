@@ -1,7 +1,7 @@
-"""Makes the packages under `names/` importable under their own names, with distribution metadata, while enabled.
+"""Makes the packages under `names/` importable under their own names, with metadata, while enabled.
 
-Nothing named torch-npu is installed: the packages and their metadata are found in memory, so that they can neither
-clash with a genuine installation nor stay behind after `disable()`.
+Nothing named torch-npu is installed: the packages and their metadata are found in memory, so that they can
+neither clash with a genuine installation nor stay behind after `disable()`.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ NAMES = Path(__file__).parent / "names"
 
 
 class Distribution(importlib.metadata.Distribution):
-    """What importlib.metadata says about a served package; clients ask for its version before they import it."""
+    """What importlib.metadata says about a served package; clients ask it before they import."""
 
     def __init__(self, name: str, version: str, package: str) -> None:
         summary = "served by fusion_attention on the CPU"
@@ -67,7 +67,7 @@ class Finder:
 
 
 def genuine(package: str) -> bool:
-    """Whether a package of this name that is not ours can be imported. A bare folder of that name is no package."""
+    """Whether a package of this name that is not ours can be imported. A bare folder is no package."""
     module = sys.modules.get(package)
     if module is not None:
         return not str(getattr(module, "__file__", None) or "").startswith(str(NAMES))

@@ -1,7 +1,7 @@
 """The generator behind dropout: a Philox seed and offset, advanced as the NPU's own generator advances.
 
-One draw per forward hands out the current pair and moves the offset by 12: ten random words, rounded up to whole
-groups of four. So the first call after `manual_seed(2)` gets (2, 0) and the next (2, 12).
+One draw per forward hands out the current pair and moves the offset by 12: ten random words, rounded up to
+whole groups of four. So the first call after `manual_seed(2)` gets (2, 0) and the next (2, 12).
 """
 
 from __future__ import annotations
@@ -49,7 +49,9 @@ class PhiloxState:
 
     def set_state(self, state: bytes) -> None:
         if len(state) != _STATE.size:
-            raise RuntimeError(f"new_state: got {len(state)} bytes, allowed are {_STATE.size}: seed and offset")
+            raise RuntimeError(
+                f"new_state: got {len(state)} bytes, allowed are {_STATE.size}: seed and offset"
+            )
         with self._lock:
             self._seed, self._offset = _STATE.unpack(state)
 

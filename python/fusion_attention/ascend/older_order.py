@@ -1,9 +1,10 @@
-"""The older argument order of the fusion functions, and how its mask and tokens are read (rulings 13, 14 and 29).
+"""The older argument order of the fusion functions, and how its mask and tokens are read.
 
-    (query, key, value, atten_mask, pse, scale, q_scale, head_num, layout, keep_prob, pre_tokens, next_tokens) -> tensor
+    (query, key, value, atten_mask, pse, scale, q_scale, head_num, layout, keep_prob, pre_tokens, next_tokens)
 
-Tokens are exclusive bounds here: row i sees key j when j - i < next_tokens and i - j < pre_tokens, so next_tokens = 1
-is causal. The documents' own example hides the past instead of the future: it is written key by row.
+Tokens are exclusive bounds here: row i sees key j when j - i < next_tokens and i - j < pre_tokens, so that
+next_tokens = 1 is causal. The documents' own example hides the past instead of the future: its mask is
+written key by row. The result is a tensor.
 """
 
 from __future__ import annotations
@@ -15,11 +16,11 @@ import torch
 
 FARTHEST = 2147483647
 _ROW_AXIS = {"BSH": 1, "SBH": 0, "BSND": 1, "BNSD": 2}
-_told: set[str] = set()
+_told = False
 
 
 def npu_fusion_attention(*args: Any, **kwargs: Any) -> Any:
-    """Either order: the older one when argument 4 is a tensor or None, else `npu_fusion_attention_v2`, literally."""
+    """The older order when argument 4 is a tensor or None, else `npu_fusion_attention_v2`, literally."""
     if len(args) >= 4 and (args[3] is None or isinstance(args[3], torch.Tensor)):
         return older_order(*args, **kwargs)
     from fusion_attention.torch import npu_fusion_attention_v2
@@ -46,7 +47,7 @@ def older_order(
 
     if atten_mask is not None:
         atten_mask = oriented(atten_mask, rows_keys(query, key, layout), pre_tokens, next_tokens)
-    result = npu_fusion_attention_v2(
+    result: tuple[torch.Tensor, ...] = npu_fusion_attention_v2(
         query,
         key,
         value,
@@ -78,12 +79,8 @@ def oriented(mask: torch.Tensor, shape: tuple[int, int], pre_tokens: int, next_t
     if _fits(mask, outside):
         return mask
     if rows == keys and _fits(mask.transpose(-1, -2), outside):
-        _tell_once(
-            "transposed",
-            "atten_mask: its rows and columns are exchanged: only so does it agree with pre_tokens and next_tokens",
-        )
+        _tell_once()
         return mask.transpose(-1, -2)
-    _tell_once("cut", "atten_mask: keeps keys outside pre_tokens and next_tokens; these stay hidden")
     return mask
 
 
@@ -97,7 +94,12 @@ def _fits(mask: torch.Tensor, outside: torch.Tensor) -> bool:
     return not bool(((mask == 0) & outside).any())
 
 
-def _tell_once(key: str, sentence: str) -> None:
-    if key not in _told:
-        _told.add(key)
-        warnings.warn(sentence, stacklevel=4)
+def _tell_once() -> None:
+    global _told
+    if not _told:
+        _told = True
+        warnings.warn(
+            "atten_mask: read with rows and columns exchanged: "
+            "only so does it agree with pre_tokens and next_tokens",
+            stacklevel=5,
+        )

@@ -15,7 +15,9 @@ from fusion_attention.ascend.patches import Patches
 
 _QKV = "Tensor query, Tensor key, Tensor value"
 _MASKS = "Tensor? pse=None, Tensor? padding_mask=None, Tensor? atten_mask=None"
-_SAVED = "Tensor? softmax_max=None, Tensor? softmax_sum=None, Tensor? softmax_in=None, Tensor? attention_in=None"
+_SAVED = (
+    "Tensor? softmax_max=None, Tensor? softmax_sum=None, Tensor? softmax_in=None, Tensor? attention_in=None"
+)
 _LENGTHS = "int[]? prefix=None, int[]? actual_seq_qlen=None, int[]? actual_seq_kvlen=None"
 _LENGTH_TENSORS = "SymInt[]? prefix=None, Tensor? actual_seq_qlen=None, Tensor? actual_seq_kvlen=None"
 _MODE = "int sparse_mode=0, bool gen_mask_parallel=True, bool sync=False"
@@ -50,7 +52,9 @@ def _tensors(count: int) -> str:
 
 
 SCHEMAS = {
-    "npu_fusion_attention": _schema(_QKV, _HEADS, _MASKS, _V1, _LENGTHS, _MODE, _SINK, _DROPOUT, results=_SEVEN),
+    "npu_fusion_attention": _schema(
+        _QKV, _HEADS, _MASKS, _V1, _LENGTHS, _MODE, _SINK, _DROPOUT, results=_SEVEN
+    ),
     "npu_fusion_attention_v2": _schema(
         _QKV, _HEADS, "*", _MASKS, _ROPE, _V2, _LENGTHS, _MODE, _STARTS, _SINK, _DROPOUT, results=_SEVEN
     ),
@@ -61,7 +65,18 @@ SCHEMAS = {
         _DY, "*", _MASKS, _SAVED, _GRAD_V1, _SEEDS, _LENGTHS, _MODE, _SINK, results=_tensors(5)
     ),
     "npu_fusion_attention_grad_v2": _schema(
-        _DY, "*", _MASKS, _SAVED, _ROPE, _GRAD_V2, _SEEDS, _LENGTHS, _MODE, _STARTS, _SINK, results=_tensors(7)
+        _DY,
+        "*",
+        _MASKS,
+        _SAVED,
+        _ROPE,
+        _GRAD_V2,
+        _SEEDS,
+        _LENGTHS,
+        _MODE,
+        _STARTS,
+        _SINK,
+        results=_tensors(7),
     ),
     "npu_fusion_attention_grad_v3": _schema(
         _DY, "*", _MASKS, _SAVED, _GRAD_V1, _SEED_TENSORS, _LENGTH_TENSORS, _MODE, _SINK, results=_tensors(5)
@@ -75,7 +90,7 @@ def define(patches: Patches) -> None:
     """Defines every operator of SCHEMAS in the library `npu`, until the patches are undone."""
     import fusion_attention.torch as functions
 
-    library = torch.library.Library("npu", "FRAGMENT")
+    library: Any = torch.library.Library("npu", "FRAGMENT")  # type: ignore[no-untyped-call]
     patches.on_undo(library._destroy)
     for name, schema in SCHEMAS.items():
         function: Any = getattr(elementwise, name, None) or getattr(functions, name)

@@ -1,4 +1,4 @@
-"""Reversible changes to other people's modules: every change is noted when made and undone in reverse order."""
+"""Reversible changes to other people's modules: each is noted when made and undone in reverse order."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class Patches:
         else:
             self._undo.append(lambda: setattr(owner, name, before))
 
-    def put(self, table: dict, key: Any, value: Any) -> None:
+    def put(self, table: dict[Any, Any], key: Any, value: Any) -> None:
         """Sets an entry of a dictionary, such as sys.modules."""
         before = table.get(key, _MISSING)
         table[key] = value
@@ -32,11 +32,11 @@ class Patches:
         else:
             self._undo.append(lambda: table.__setitem__(key, before))
 
-    def insert_first(self, items: list, value: Any) -> None:
+    def insert_first(self, items: list[Any], value: Any) -> None:
         """Puts an item in front of a list that others also change."""
         self._insert(items, 0, value)
 
-    def insert_last(self, items: list, value: Any) -> None:
+    def insert_last(self, items: list[Any], value: Any) -> None:
         """Puts an item behind those of a list that others also change."""
         self._insert(items, len(items), value)
 
@@ -48,6 +48,6 @@ class Patches:
         while self._undo:
             self._undo.pop()()
 
-    def _insert(self, items: list, place: int, value: Any) -> None:
+    def _insert(self, items: list[Any], place: int, value: Any) -> None:
         items.insert(place, value)
         self._undo.append(lambda: items.remove(value) if value in items else None)

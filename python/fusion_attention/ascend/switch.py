@@ -40,18 +40,21 @@ def enable(*layers: str, device: bool = False) -> None:
     global _device
     wanted = layers or ("torch_npu",)
     _check_names(wanted)
-    import torch  # noqa: F401: its entry point may enable a layer from the environment: let that happen first
+    # torch first: its entry points may enable a layer as the environment asks, and must be through with that.
+    import torch  # noqa: F401
 
     from fusion_attention.ascend.finder import genuine
 
     with _lock:
         if not device and _device is not None:
-            raise RuntimeError("device: got False, allowed is True until fusion_attention.disable() is called")
+            raise RuntimeError(
+                "device: got False, allowed is True until fusion_attention.disable() is called"
+            )
         for layer in wanted:
             for package in LAYERS[layer]:
                 if layer not in _enabled and genuine(package):
                     raise RuntimeError(
-                        f'layers: got "{layer}", allowed is only a machine where no genuine {package} is importable'
+                        f'layers: got "{layer}" beside a genuine {package}, allowed is only without one'
                     )
         for layer in wanted:
             if layer not in _enabled:
@@ -133,7 +136,7 @@ def _serve_torch_npu(patches: Patches, torch: Any) -> None:
 
 
 def _warn_about_cached_answers(device: bool) -> None:
-    """Clients ask once whether there is an NPU and keep the answer; one that was given too early is worth a word."""
+    """Clients ask once whether there is an NPU and keep the answer, also one given too early."""
     late = []
     imports = sys.modules.get("diffusers.utils.import_utils")
     if getattr(imports, "_torch_npu_available", None) is False:
@@ -147,7 +150,7 @@ def _warn_about_cached_answers(device: bool) -> None:
             late.append(client)
     if late:
         warnings.warn(
-            f"{' and '.join(late)} asked for an NPU before the torch_npu layer was enabled and may keep the answer no; "
-            "enable the layer before importing them",
+            f"{' and '.join(late)} asked for an NPU before the torch_npu layer was enabled "
+            "and may keep the answer no; enable the layer before importing them",
             stacklevel=3,
         )

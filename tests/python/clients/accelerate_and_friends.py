@@ -1,18 +1,17 @@
-"""Clients that choose a device by themselves, where "npu" means the CPU; prints what they did as one JSON line."""
+"""Clients that choose a device by themselves, where "npu" means the CPU; prints one JSON line."""
 
 import json
 import tempfile
 from pathlib import Path
 
-import torch
-
 import fusion_attention
+import torch
 
 fusion_attention.enable("torch_npu", device=True)
 
 from accelerate import Accelerator  # noqa: E402
 from accelerate.utils import set_seed  # noqa: E402
-from transformers import BertConfig, BertModel, LlamaConfig, LlamaForCausalLM, Trainer, TrainingArguments  # noqa: E402
+from transformers import BertConfig, BertModel, LlamaConfig, LlamaForCausalLM, Trainer, TrainingArguments  # noqa: E402  # noqa: E402
 
 results: dict[str, object] = {}
 
@@ -55,7 +54,9 @@ def trainer(folder: str, **options: object) -> float:
 
 def device_map(folder: str) -> None:
     tiny_llama().save_pretrained(folder)
-    model = LlamaForCausalLM.from_pretrained(folder, device_map="npu", attn_implementation="flash_attention_2")
+    model = LlamaForCausalLM.from_pretrained(
+        folder, device_map="npu", attn_implementation="flash_attention_2"
+    )
     results["device_map"] = str(model.device)
 
 

@@ -1,10 +1,9 @@
-"""Runs tiny diffusers models through the backend _native_npu with the names alone; prints distances as one JSON line."""
+"""Runs tiny diffusers models through the backend _native_npu with the names alone; prints one JSON line."""
 
 import json
 
-import torch
-
 import fusion_attention
+import torch
 
 fusion_attention.enable("torch_npu")
 

@@ -1,10 +1,9 @@
-"""Runs a tiny Llama through transformers' own Ascend path and prints how far it is from eager, as one JSON line."""
+"""Runs a tiny Llama through transformers' own Ascend path and prints its distance to eager as JSON."""
 
 import json
 
-import torch
-
 import fusion_attention
+import torch
 
 fusion_attention.enable("torch_npu", device=True)
 
@@ -84,7 +83,7 @@ def compare_gradients() -> None:
         for implementation in ("eager", "flash_attention_2"):
             network = model(implementation)
             options = {"attention_mask": mask} if side else {}
-            # A left-padded sequence's first token is predicted from a padding row, which means nothing in either path.
+            # A left-padded sequence's first token is predicted from a padding row, which means nothing.
             real = mask * torch.nn.functional.pad(mask, (1, 0))[:, :-1]
             labels = ids.masked_fill(real == 0, -100) if side else ids
             network(ids, labels=labels, **options).loss.backward()

@@ -1,4 +1,4 @@
-"""The module of the documents' example: `import npu_fusion_attention`, then `npu_fusion_attention(query, ...)`."""
+"""The callable module of the documents' example: `npu_fusion_attention(query, ...)` once imported."""
 
 import sys
 from types import ModuleType

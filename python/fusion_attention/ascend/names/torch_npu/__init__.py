@@ -1,7 +1,6 @@
-"""torch_npu on the CPU: the attention operators of the fusion family and the two that diffusers calls beside them."""
+"""torch_npu on the CPU: the fusion attention operators and the two that diffusers calls beside them."""
 
 import torch
-
 from fusion_attention.ascend.elementwise import npu_geglu, npu_rms_norm
 from fusion_attention.torch import (
     npu_fusion_attention,
@@ -11,9 +10,10 @@ from fusion_attention.torch import (
     npu_fusion_attention_v2,
     npu_fusion_attention_v3,
 )
+
 from torch_npu import npu
 
-# Clients compare it with torch's own version; a genuine torch_npu carries the version of the torch it was built for.
+# Clients compare it with torch's version; a genuine torch_npu carries that of the torch it was built for.
 __version__ = torch.__version__.partition("+")[0]
 
 __all__ = [
@@ -31,5 +31,6 @@ __all__ = [
 
 def __getattr__(name: str) -> object:
     raise AttributeError(
-        f"module 'torch_npu' has no attribute '{name}': fusion_attention's torch_npu layer serves {', '.join(__all__)}"
+        f"module 'torch_npu' has no attribute '{name}': "
+        f"fusion_attention's torch_npu layer serves {', '.join(__all__)}"
     )

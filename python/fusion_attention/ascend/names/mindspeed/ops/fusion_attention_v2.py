@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-
 from fusion_attention.ascend.older_order import npu_fusion_attention
 from fusion_attention.torch import npu_fusion_attention_grad_v2
 

@@ -1,4 +1,4 @@
-"""`torch.npu`: one device, the CPU, when "npu" means the CPU; no device at all when only the names are served."""
+"""`torch.npu`: one device when "npu" means the CPU; none at all when only the names are served."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from collections.abc import Iterator
 from typing import Any
 
 import torch
-
 from fusion_attention.ascend.switch import device_level
+
 from torch_npu.npu import amp, random
 from torch_npu.npu.random import (
     get_rng_state,
@@ -80,7 +80,7 @@ def set_device(device: Any) -> None:
     _index(device)
 
 
-class device(contextlib.ContextDecorator):  # noqa: N801: the name is torch_npu's
+class device(contextlib.ContextDecorator):
     """`with torch.npu.device(0):` selects the only device there is."""
 
     def __init__(self, device: Any) -> None:
@@ -162,20 +162,24 @@ class NPUGraph:
     """Calls are run at once and cannot be recorded for replay on the CPU."""
 
     def __init__(self, *arguments: Any, **options: Any) -> None:
-        raise NotImplementedError("torch.npu.NPUGraph: got a graph capture, allowed are eager calls and torch.compile")
+        raise NotImplementedError(
+            "torch.npu.NPUGraph: got a graph capture, allowed are eager calls and torch.compile"
+        )
 
 
 @contextlib.contextmanager
 def graph(*arguments: Any, **options: Any) -> Iterator[None]:
-    raise NotImplementedError("torch.npu.graph: got a graph capture, allowed are eager calls and torch.compile")
+    raise NotImplementedError(
+        "torch.npu.graph: got a graph capture, allowed are eager calls and torch.compile"
+    )
     yield
 
 
 def _need_device(name: str) -> None:
     if not device_level():
         raise RuntimeError(
-            f'torch.npu.{name}: got a call with the names only, allowed is after fusion_attention.enable("torch_npu", '
-            "device=True)"
+            f"torch.npu.{name}: got a call with the names only, "
+            'allowed is after fusion_attention.enable("torch_npu", device=True)'
         )
 
 

@@ -7,8 +7,8 @@ from typing import Any
 import torch
 
 
-class autocast(torch.autocast):  # noqa: N801: the name is torch_npu's
-    """`torch.npu.amp.autocast(enabled, dtype, cache_enabled)`: float16 unless told otherwise, as on the NPU."""
+class autocast(torch.autocast):
+    """`torch.npu.amp.autocast(enabled, dtype)`: float16 unless told otherwise, as on the NPU."""
 
     def __init__(
         self, enabled: bool = True, dtype: torch.dtype = torch.float16, cache_enabled: bool = True

@@ -1,7 +1,7 @@
 """`torch.npu.random`: the generator from which dropout draws its seed and offset.
 
-Where "npu" means the CPU, `torch.rand(..., device="npu")` draws from torch's CPU generator, so seeding the NPU seeds
-that one too. With the names only, no call here touches torch's own generators.
+Where "npu" means the CPU, `torch.rand(..., device="npu")` draws from torch's CPU generator, so seeding the
+NPU seeds that one too. With the names only, no call here touches torch's own generators.
 """
 
 from __future__ import annotations
@@ -10,7 +10,6 @@ from collections.abc import Iterable
 from typing import Any
 
 import torch
-
 from fusion_attention.ascend import generator
 from fusion_attention.ascend.switch import device_level
 

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 
-def SupportedDevices(models: Any) -> Callable[[Any], Any]:  # noqa: N802: the name is torch_npu's
+def SupportedDevices(models: Any) -> Callable[[Any], Any]:
     """Runs the test whatever the model: the CPU stands in for all of them."""
 
     def keep(test: Any) -> Any:

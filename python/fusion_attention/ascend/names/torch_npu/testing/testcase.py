@@ -10,9 +10,9 @@ import torch
 
 
 class TestCase(unittest.TestCase):
-    """`assertRtolEqual(a, b, prec, prec16)`: |a − b| ≤ limit · max(|a|, |b|, 1), limit prec16 for 16-bit results."""
+    """`assertRtolEqual(a, b)`: |a - b| <= limit * max(|a|, |b|, 1); prec16 is the limit of 16-bit results."""
 
-    def assertRtolEqual(self, x: Any, y: Any, prec: float = 1e-4, prec16: float = 1e-3) -> None:  # noqa: N802
+    def assertRtolEqual(self, x: Any, y: Any, prec: float = 1e-4, prec16: float = 1e-3) -> None:
         a, limit_a = _array(x, prec, prec16)
         b, limit_b = _array(y, prec, prec16)
         if a.shape != b.shape:

@@ -1,0 +1,45 @@
+// Names, and the smallest problem of given sizes.
+#include "fusion_attention/problem.h"
+
+namespace fusion_attention {
+
+const char* name(Dtype dtype) {
+  constexpr const char* kNames[] = {"fp32", "fp16", "bf16"};
+  return kNames[static_cast<int>(dtype)];
+}
+
+namespace {
+
+TensorView contiguous(Dtype dtype, std::int64_t batches, std::int64_t heads, std::int64_t rows,
+                      std::int64_t channels) {
+  TensorView view;
+  view.dtype = dtype;
+  view.shape = {batches, heads, rows, channels};
+  view.stride = {heads * rows * channels, rows * channels, channels, 1};
+  return view;
+}
+
+}  // namespace
+
+Problem dense_problem(Pass pass, Dtype dtype, std::int64_t batches, std::int64_t heads, std::int64_t kv_heads,
+                      std::int64_t rows, std::int64_t keys, std::int64_t depth, std::int64_t value_depth,
+                      double scale, const Band& band) {
+  Problem problem;
+  problem.pass = pass;
+  problem.scale = scale;
+  problem.query = contiguous(dtype, batches, heads, rows, depth);
+  problem.key = contiguous(dtype, batches, kv_heads, keys, depth);
+  problem.value = contiguous(dtype, batches, kv_heads, keys, value_depth);
+  problem.output = contiguous(dtype, batches, heads, rows, value_depth);
+  if (pass == Pass::backward) {
+    problem.output_gradient = problem.output;
+    problem.query_gradient = problem.query;
+    problem.key_gradient = problem.key;
+    problem.value_gradient = problem.value;
+  }
+  for (std::int64_t batch = 0; batch < batches; ++batch)
+    problem.sequences.push_back({.batch = batch, .rows = rows, .keys = keys, .band = band});
+  return problem;
+}
+
+}  // namespace fusion_attention

@@ -1,0 +1,222 @@
+// Problem ⇄ one line.
+#include <charconv>
+#include <cstring>
+#include <optional>
+#include <sstream>
+#include <vector>
+
+#include "fusion_attention/error.h"
+#include "fusion_attention/problem.h"
+
+namespace fusion_attention {
+namespace {
+
+constexpr Dtype kDtypes[] = {Dtype::float32, Dtype::float16, Dtype::bfloat16};
+constexpr char kAxes[] = "bnqk";
+
+std::string number(double value) {
+  char buffer[32];
+  return std::string(buffer, std::to_chars(buffer, buffer + sizeof buffer, value).ptr);
+}
+std::string end(std::int64_t value) {
+  if (value >= Band::kFar) return "inf";
+  if (value <= -Band::kFar) return "-inf";
+  return std::to_string(value);
+}
+std::string band_text(const Band& band, char separator) {
+  std::string text = end(band.lo) + separator + end(band.hi);
+  if (band.prefix || band.block != 1) text += separator + std::to_string(band.prefix);
+  if (band.block != 1) text += separator + std::to_string(band.block);
+  return text;
+}
+
+// One sequence per batch entry, all rows and keys, one band.
+bool uniform(const Problem& p) {
+  if (static_cast<std::int64_t>(p.sequences.size()) != p.query.batches()) return false;
+  for (std::size_t b = 0; b < p.sequences.size(); ++b) {
+    const Sequence& s = p.sequences[b];
+    if (s.batch != static_cast<std::int64_t>(b) || s.row || s.key || s.row0 || s.key0 ||
+        s.rows != p.query.rows() || s.keys != p.key.rows() || s.band != p.sequences[0].band)
+      return false;
+  }
+  return true;
+}
+
+[[noreturn]] void malformed(std::string_view word, const char* allowed) {
+  throw Error(ErrorKind::value, "problem line", "\"" + std::string(word) + "\"", allowed);
+}
+
+// Reads numbers off a word: "32/8", "-inf:0:3".
+class Reader {
+ public:
+  explicit Reader(std::string_view word) : word_(word), left_(word) {}
+
+  bool done() const { return left_.empty(); }
+  bool skip(std::string_view prefix) {
+    if (left_.substr(0, prefix.size()) != prefix) return false;
+    left_.remove_prefix(prefix.size());
+    return true;
+  }
+  template <class T>
+  T take(const char* allowed) {
+    T value{};
+    const auto [stop, error] = std::from_chars(left_.data(), left_.data() + left_.size(), value);
+    if (error != std::errc{}) malformed(word_, allowed);
+    left_.remove_prefix(static_cast<std::size_t>(stop - left_.data()));
+    return value;
+  }
+  std::int64_t band_end() {
+    if (skip("-inf")) return -Band::kFar;
+    if (skip("inf")) return Band::kFar;
+    return take<std::int64_t>("lo and hi: integers, -inf or inf");
+  }
+  Band band(const char* separator) {
+    Band band;
+    band.lo = band_end();
+    if (!skip(separator)) malformed(word_, "a band of at least lo and hi");
+    band.hi = band_end();
+    if (skip(separator)) band.prefix = take<std::int64_t>("an integer prefix");
+    if (skip(separator)) band.block = take<std::int64_t>("an integer block");
+    return band;
+  }
+  std::string_view word() const { return word_; }
+
+ private:
+  std::string_view word_, left_;
+};
+
+struct Line {
+  std::optional<Pass> pass;
+  std::optional<Dtype> dtype;
+  std::int64_t batches = 1, heads = 1, kv_heads = 1, rows = 1, keys = 1, depth = 1, value_depth = 1;
+  double scale = 1;
+  Band band;
+  std::vector<Sequence> sequences;
+  bool listed = false;
+  std::string overlay;
+};
+
+void read_sequences(Reader& reader, Line& line) {
+  line.listed = true;
+  while (!reader.skip(")")) {
+    Sequence s;
+    std::int64_t* const fields[] = {&s.batch, &s.row, &s.rows, &s.key, &s.keys, &s.row0, &s.key0};
+    for (std::int64_t* field : fields) {
+      *field = reader.take<std::int64_t>("seqs(batch:row:rows:key:keys:row0:key0:lo:hi[:prefix[:block]],…)");
+      if (!reader.skip(":")) malformed(reader.word(), "fields separated by ':'");
+    }
+    s.band = reader.band(":");
+    line.sequences.push_back(s);
+    reader.skip(",");
+    if (reader.done()) malformed(reader.word(), "a closing ')'");
+  }
+}
+
+// One word of the line.
+void read_word(std::string_view word, Line& line) {
+  Reader reader(word);
+  constexpr const char* kCount = "a letter and a count";
+  if (word == "fwd" || word == "bwd") {
+    line.pass = word == "fwd" ? Pass::forward : Pass::backward;
+    return;
+  }
+  for (const Dtype dtype : kDtypes)
+    if (word == name(dtype)) {
+      line.dtype = dtype;
+      return;
+    }
+  if (reader.skip("scale=")) {
+    line.scale = reader.take<double>("scale=number");
+  } else if (reader.skip("band(")) {
+    line.band = reader.band(",");
+    if (!reader.skip(")")) malformed(word, "band(lo,hi[,prefix[,block]])");
+  } else if (reader.skip("seqs(")) {
+    read_sequences(reader, line);
+  } else if (reader.skip("overlay(")) {
+    for (const char* axis = kAxes; *axis; ++axis)
+      if (reader.skip(std::string_view(axis, 1))) line.overlay += *axis;
+    if (!reader.skip(")")) malformed(word, "overlay() with any of b, n, q, k in this order");
+    line.overlay += '!';  // present, even with no axis
+  } else if (reader.skip("b")) {
+    line.batches = reader.take<std::int64_t>(kCount);
+  } else if (reader.skip("h")) {
+    line.heads = line.kv_heads = reader.take<std::int64_t>(kCount);
+    if (reader.skip("/")) line.kv_heads = reader.take<std::int64_t>(kCount);
+  } else if (reader.skip("q")) {
+    line.rows = reader.take<std::int64_t>(kCount);
+  } else if (reader.skip("k")) {
+    line.keys = reader.take<std::int64_t>(kCount);
+  } else if (reader.skip("d")) {
+    line.depth = line.value_depth = reader.take<std::int64_t>(kCount);
+    if (reader.skip("/")) line.value_depth = reader.take<std::int64_t>(kCount);
+  } else {
+    malformed(word, "fwd|bwd, fp32|fp16|bf16, b, h, q, k, d, scale=, band(), seqs(), overlay()");
+  }
+  if (!reader.done()) malformed(word, "nothing after the value");
+}
+
+}  // namespace
+
+std::string text(const Problem& p) {
+  std::ostringstream out;
+  out << (p.pass == Pass::forward ? "fwd " : "bwd ") << name(p.query.dtype) << " b" << p.query.batches()
+      << " h" << p.query.heads() << "/" << p.key.heads() << " q" << p.query.rows() << " k" << p.key.rows()
+      << " d" << p.query.channels() << "/" << p.value.channels() << " scale=" << number(p.scale);
+  if (uniform(p)) {
+    out << " band(" << band_text(p.sequences.empty() ? Band{} : p.sequences[0].band, ',') << ")";
+  } else {
+    out << " seqs(";
+    const char* separator = "";
+    for (const Sequence& s : p.sequences) {
+      out << separator << s.batch << ":" << s.row << ":" << s.rows << ":" << s.key << ":" << s.keys << ":"
+          << s.row0 << ":" << s.key0 << ":" << band_text(s.band, ':');
+      separator = ",";
+    }
+    out << ")";
+  }
+  if (p.overlay) {
+    out << " overlay(";
+    for (std::size_t axis = 0; axis < 4; ++axis)
+      if (p.overlay.stride[axis]) out << kAxes[axis];
+    out << ")";
+  }
+  return out.str();
+}
+
+Problem parse(std::string_view text) {
+  Line line;
+  while (!text.empty()) {
+    const std::size_t space = text.find(' ');
+    const std::string_view word = text.substr(0, space);
+    if (!word.empty()) read_word(word, line);
+    text.remove_prefix(space == std::string_view::npos ? text.size() : space + 1);
+  }
+  if (!line.pass || !line.dtype) malformed(text, "a line with fwd|bwd and fp32|fp16|bf16");
+  for (const std::int64_t size :
+       {line.batches, line.heads, line.kv_heads, line.rows, line.keys, line.depth, line.value_depth})
+    if (size < 0 || size > Band::kFar)
+      throw Error(ErrorKind::value, "problem line", std::to_string(size), "sizes of 0 … 2^40");
+  constexpr std::int64_t kMostBatches = 1 << 24;
+  if (line.batches > kMostBatches)
+    throw Error(ErrorKind::value, "problem line", "b" + std::to_string(line.batches), "b0 … b16777216");
+  Problem p = dense_problem(*line.pass, *line.dtype, line.batches, line.heads, line.kv_heads, line.rows,
+                            line.keys, line.depth, line.value_depth, line.scale, line.band);
+  if (line.listed) p.sequences = line.sequences;
+  if (!line.overlay.empty()) {
+    // The described mask has no memory: a marker address that nothing may follow, contiguous in the axes it
+    // has.
+    static const std::uint8_t kDescribed = 0;
+    p.overlay.data = &kDescribed;
+    const std::int64_t sizes[] = {line.batches, line.heads, line.rows, line.keys};
+    std::int64_t stride = 1;
+    for (int axis = 3; axis >= 0; --axis) {
+      const bool present = line.overlay.find(kAxes[axis]) != std::string::npos;
+      p.overlay.stride[static_cast<std::size_t>(axis)] = present ? stride : 0;
+      if (present) stride *= sizes[axis];
+    }
+  }
+  validate(p);
+  return p;
+}
+
+}  // namespace fusion_attention
