@@ -154,6 +154,15 @@ nb::list parts(const std::vector<Part>& parts) {
   return all;
 }
 
+double measure_roof(const std::string& name, double seconds) {
+  for (const Roof& roof : roofs()) {
+    if (name != roof.name) continue;
+    nb::gil_scoped_release release;
+    return roof.measure(seconds);
+  }
+  throw Error(ErrorKind::value, "name", name, "one of machine.roofs()");
+}
+
 // One place where the library's error becomes Python's.
 void translate(const std::exception_ptr& pointer, void* /*payload*/) {
   try {
@@ -199,6 +208,12 @@ NB_MODULE(_core, m) {
   m.def("cpu_name", &cpu_name);
   m.def("instruction_sets", [] { return parts(instruction_sets()); });
   m.def("kernels_built", [] { return parts(kernels_built()); });
+  m.def("roofs", [] {
+    nb::list all;
+    for (const Roof& roof : roofs()) all.append(nb::make_tuple(roof.name, roof.unit));
+    return all;
+  });
+  m.def("measure_roof", &measure_roof, arg("name"), arg("seconds"));
   m.def("thread_count", &thread_count);
   m.def("set_thread_count", &set_thread_count, arg("threads"));
 }

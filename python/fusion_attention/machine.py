@@ -1,4 +1,4 @@
-"""What this machine offers: instruction sets and why some are refused, kernels, threads."""
+"""What this machine offers: instruction sets and why some are refused, kernels, threads, measured roofs."""
 
 from __future__ import annotations
 
@@ -41,3 +41,13 @@ def report() -> str:
     lines.append(f"kernels  {len(usable)} of {len(facts['kernels'])} usable")
     lines += [f"         {name:<32} {refused}".rstrip() for name, refused in facts["kernels"].items()]
     return "\n".join(lines)
+
+
+def roofs() -> dict[str, str]:
+    """The loops that a kernel's speed is compared with on this CPU: name → unit."""
+    return dict(_core.roofs())
+
+
+def measure_roof(name: str, seconds: float = 0.02) -> float:
+    """Runs one of `roofs()` on this thread for about so long; its rate per second."""
+    return _core.measure_roof(name, seconds)

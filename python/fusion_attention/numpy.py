@@ -41,7 +41,7 @@ def _plain(array: Any) -> Any:
 
 
 def _call(backward: bool, tockens: bool, words: tuple[Any, ...]) -> _core.FusionAttention:
-    """The call, read and checked in C++. `words`, made `_plain`, follow the table; the last may be missing."""
+    """The call, read and checked in C++. `words`, made plain, follow the table; the last may be missing."""
     defaults = (argument.default for argument in _table.ARGUMENTS[len(words) :])
     ordered = zip(_table.ARGUMENTS, (*words, *defaults))
     given = (_array(row.name, word) if row.kind == "tensor" else word for row, word in ordered)

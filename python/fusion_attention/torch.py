@@ -1,8 +1,8 @@
 """npu_fusion_attention on torch tensors: eager, autograd, autocast and torch.compile(fullgraph=True).
 
 Six public functions under the exact names, orders and defaults of the Ascend documents stand on the operators
-torch.ops.fusion_attention.forward and backward. Lengths reach them as tensors, so that a compiled graph does not
-depend on their values.
+torch.ops.fusion_attention.forward and backward. Lengths reach them as tensors, so that a compiled graph does
+not depend on their values.
 """
 
 from __future__ import annotations
