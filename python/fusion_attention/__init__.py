@@ -62,8 +62,8 @@ def _dispatch(name: str) -> Any:
 def explain(*args: Any, **kwargs: Any) -> None:
     """Prints how a call of npu_fusion_attention with these arguments would be computed; computes nothing.
 
-    Takes the arguments of version 1 or of version 2. Says the problem in one line, the kernel that was chosen and
-    why each other one was not, the tiles that are empty, part and full, the memory needed.
+    Takes the arguments of version 1 or of version 2. Says the problem in one line, the kernel that was chosen
+    and why each other one was not, the tiles that are empty, part and full, the memory needed.
     """
     query = args[0] if args else kwargs.get("query")
     print(_front(query).examine(*args, **kwargs))

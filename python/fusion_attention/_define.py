@@ -49,8 +49,8 @@ def docstring(function: Function, tensor: str) -> str:
         "Raises:",
         "    TypeError: an argument of the wrong Python type.",
         "    NotImplementedError: what the documents allow and this release does not build yet.",
-        "    RuntimeError: anything else that is not allowed; the sentence names the argument, what was given",
-        "        and what is allowed. Nothing has been computed.",
+        "    RuntimeError: anything else that is not allowed; the sentence names the argument, what was",
+        "        given and what is allowed. Nothing has been computed.",
         "",
         MODES,
     ]

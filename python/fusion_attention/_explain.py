@@ -28,7 +28,7 @@ class Explanation:
 
     @property
     def sequences(self) -> list[dict[str, int | None]]:
-        """Of each batch entry or packed sequence: where it lies, how long it is, the band of keys a row sees."""
+        """Of each batch entry or packed sequence: where it lies, its length, the band of keys a row sees."""
         names = ("batch", "row", "rows", "key", "keys", "lo", "hi", "prefix", "block")
         return [dict(zip(names, values)) for values in self._call.sequences()]
 

@@ -1,4 +1,4 @@
-"""`python -m fusion_attention._stubs` writes `_signatures.py` from the table. A test says when it is stale."""
+"""`python -m fusion_attention._stubs` writes `_signatures.py` from the table; a test compares."""
 
 from __future__ import annotations
 

@@ -199,8 +199,8 @@ V2 = Function(
     "npu_fusion_attention_v2",
     _FORWARD,
     "pse padding_mask atten_mask query_rope key_rope scale keep_prob pre_tokens next_tokens inner_precise "
-    "prefix actual_seq_qlen actual_seq_kvlen sparse_mode gen_mask_parallel sync pse_type q_start_idx kv_start_idx "
-    "softmax_layout sink dropout_mask seed offset",
+    "prefix actual_seq_qlen actual_seq_kvlen sparse_mode gen_mask_parallel sync pse_type q_start_idx "
+    "kv_start_idx softmax_layout sink dropout_mask seed offset",
     _SEVEN,
     2,
 )
@@ -209,7 +209,8 @@ V1_GRAD = Function(
     "npu_fusion_attention_grad",
     _BACKWARD,
     f"pse padding_mask atten_mask {_SAVED} scale_value keep_prob pre_tockens next_tockens inner_precise seed "
-    "offset numels prefix actual_seq_qlen actual_seq_kvlen sparse_mode gen_mask_parallel sync softmax_layout sink",
+    "offset numels prefix actual_seq_qlen actual_seq_kvlen sparse_mode gen_mask_parallel sync softmax_layout "
+    "sink",
     ("dq", "dk", "dv", "dpse", "dsink"),
     1,
     backward=True,
