@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad
 
 from fusion_attention import _check, _core, _shapes, _table
 from fusion_attention._define import define, torch_schemas
@@ -180,18 +181,24 @@ def _backward_fake(
 _OPERANDS = 3  # query, key, value: what has a gradient
 
 
+_Three = tuple[Tensor, Tensor, Tensor]
+
+
 class _Attention(torch.autograd.Function):
     """`register_autograd` would do, if it did not spend 10 µs on each argument of the schema."""
 
     @staticmethod
-    def forward(ctx: Any, *words: Any) -> tuple[Tensor, Tensor, Tensor]:
-        output: tuple[Tensor, Tensor, Tensor] = _inference(*words)
+    def forward(*words: Any) -> _Three:
+        output: _Three = _inference(*words)
+        return output
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: _Three) -> None:
         ctx.mark_non_differentiable(output[1], output[2])
         ctx.set_materialize_grads(False)
-        ctx.save_for_backward(*output, *(word for word in words if isinstance(word, Tensor)))
-        ctx.words = [None if isinstance(word, Tensor) else word for word in words]
-        ctx.tensors = [place for place, word in enumerate(words) if isinstance(word, Tensor)]
-        return output
+        ctx.save_for_backward(*output, *(word for word in inputs if isinstance(word, Tensor)))
+        ctx.words = [None if isinstance(word, Tensor) else word for word in inputs]
+        ctx.tensors = [place for place, word in enumerate(inputs) if isinstance(word, Tensor)]
 
     @staticmethod
     def backward(ctx: Any, dy: Tensor | None, *_: Tensor | None) -> tuple[Tensor | None, ...]:
@@ -207,11 +214,15 @@ class _Attention(torch.autograd.Function):
         return (*wanted, *nothing[_OPERANDS:])
 
 
-_Three = tuple[Tensor, Tensor, Tensor]
+def _differentiable(query: Tensor, key: Tensor, value: Tensor) -> bool:
+    """Whether anybody wants a derivative, forward mode included: that one is refused by autograd in its own words."""
+    if forward_ad._current_level >= 0:
+        return True
+    return torch.is_grad_enabled() and (query.requires_grad or key.requires_grad or value.requires_grad)
 
 
 def _forward_autograd(query: Tensor, key: Tensor, value: Tensor, *rest: Any) -> _Three:
-    if torch.is_grad_enabled() and (query.requires_grad or key.requires_grad or value.requires_grad):
+    if _differentiable(query, key, value):
         result: _Three = _Attention.apply(query, key, value, *rest)  # type: ignore[no-untyped-call]
     else:
         result = _inference(query, key, value, *rest)
@@ -289,10 +300,7 @@ def _implementation(function: _table.Function) -> Callable[..., tuple[Any, ...]]
         offset: int = 0,
     ) -> tuple[Any, ...]:
         words = (query, key, value, tockens, *_with_tensors(common), *_with_lists(rest))
-        differentiable = torch.is_grad_enabled() and (
-            query.requires_grad or key.requires_grad or value.requires_grad
-        )
-        out, top, total = (_forward if differentiable else _inference)(*words)
+        out, top, total = (_forward if _differentiable(query, key, value) else _inference)(*words)
         reserved = query.new_empty(0)
         if version == 3:
             zeros = (torch.zeros(1, dtype=torch.int64) for _ in range(2))
