@@ -147,10 +147,12 @@ def _backward_kernel(
 ) -> tuple[Tensor, Tensor, Tensor]:
     call = _call(True, query, key, value, *rest, **options)
     gradients = tuple(torch.empty(operand.shape, dtype=query.dtype) for operand in (query, key, value))
+    # Named, because the addresses must outlive the call.
+    top, total = (None if x is None else x.contiguous() for x in (softmax_max, softmax_sum))
     call.backward(
         _array("dy", dy),
-        _array("softmax_max", None if softmax_max is None else softmax_max.contiguous()),
-        _array("softmax_sum", None if softmax_sum is None else softmax_sum.contiguous()),
+        _array("softmax_max", top),
+        _array("softmax_sum", total),
         _array("attention_in", attention_in),
         *(gradient.data_ptr() for gradient in gradients),
     )
@@ -215,7 +217,7 @@ class _Attention(torch.autograd.Function):
 
 
 def _differentiable(query: Tensor, key: Tensor, value: Tensor) -> bool:
-    """Whether anybody wants a derivative, forward mode included: that one is refused by autograd in its own words."""
+    """Whether anybody wants a derivative; forward mode included, which autograd then refuses."""
     if forward_ad._current_level >= 0:
         return True
     return torch.is_grad_enabled() and (query.requires_grad or key.requires_grad or value.requires_grad)

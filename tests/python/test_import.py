@@ -82,7 +82,13 @@ def test_unknown_attribute():
 
 
 def test_report_of_the_machine():
-    said = run("import runpy, sys; sys.argv = ['fusion_attention']; runpy.run_module('fusion_attention', run_name='__main__')")
+    said = run(
+        """
+        import runpy, sys
+        sys.argv = ["fusion_attention"]
+        runpy.run_module("fusion_attention", run_name="__main__")
+        """
+    )
     assert "isa      scalar       used" in said
     assert "forward_scalar_fp32" in said
 

@@ -6,19 +6,20 @@ import subprocess
 import sys
 import threading
 
+import fusion_attention
+import fusion_attention.numpy as front
 import numpy as np
 import pytest
 from family_calls import DTYPES, compressed_mask, dense_shape, draw
-from statement import Statement, kept
-
-import fusion_attention
-import fusion_attention.numpy as front
 from fusion_attention import _shapes
+from statement import Statement, kept
 
 LAYOUTS = ["BSH", "SBH", "BSND", "BNSD"]
 
 
-def operands(layout="BSND", dtype="float32", rows=6, keys=9, heads=4, kv_heads=2, depth=8, value_depth=5, seed=0):
+def operands(
+    layout="BSND", dtype="float32", rows=6, keys=9, heads=4, kv_heads=2, depth=8, value_depth=5, seed=0
+):
     rng = np.random.default_rng(seed)
     shapes = ((heads, rows, depth), (kv_heads, keys, depth), (kv_heads, keys, value_depth))
     return tuple(
@@ -69,7 +70,9 @@ def strided(x, how):
     if how == "between elements":
         raw = np.zeros((*x.shape[:-1], x.shape[-1] * x.itemsize + 1), np.uint8)
         raw[..., :-1] = np.ascontiguousarray(x).view(np.uint8)
-        return np.lib.stride_tricks.as_strided(raw.view(np.uint8), (*raw.shape[:-1], raw.shape[-1]))[..., :-1].view(x.dtype)
+        return np.lib.stride_tricks.as_strided(raw.view(np.uint8), (*raw.shape[:-1], raw.shape[-1]))[
+            ..., :-1
+        ].view(x.dtype)
     if how == "misaligned":
         raw = np.zeros(x.nbytes + 1, np.uint8)
         view = raw[1:].view(x.dtype).reshape(x.shape)
@@ -78,7 +81,9 @@ def strided(x, how):
     raise AssertionError(how)
 
 
-@pytest.mark.parametrize("how", ["reversed", "every other channel", "transposed", "between elements", "misaligned"])
+@pytest.mark.parametrize(
+    "how", ["reversed", "every other channel", "transposed", "between elements", "misaligned"]
+)
 @pytest.mark.parametrize("dtype", list(DTYPES))
 def test_any_strides(how, dtype):
     given = operands("BSND", dtype)
@@ -104,7 +109,10 @@ def test_broadcast_operands():
     query, key, value = operands()
     shared = [np.broadcast_to(x[:1], x.shape) for x in (key, value)]
     whole = [x.copy() for x in shared]
-    for a, b in zip(front.npu_fusion_attention(query, *shared, 4, "BSND"), front.npu_fusion_attention(query, *whole, 4, "BSND")):
+    for a, b in zip(
+        front.npu_fusion_attention(query, *shared, 4, "BSND"),
+        front.npu_fusion_attention(query, *whole, 4, "BSND"),
+    ):
         assert np.array_equal(a, b)
 
 
@@ -131,7 +139,7 @@ def test_empty(rows, keys):
 
 
 def test_gradients_use_the_given_statistics():
-    """Two halves of the keys, with the statistics and the output of the whole, add up to the whole (ring attention)."""
+    """Two halves of the keys, with statistics and output of the whole, add up to it (ring attention)."""
     query, key, value = operands(keys=10)
     out, top, total, *_ = front.npu_fusion_attention(query, key, value, 4, "BSND", scale=0.3)
     dy = np.random.default_rng(5).standard_normal(out.shape).astype(np.float32)
@@ -150,7 +158,11 @@ def test_gradients_use_the_given_statistics():
 
 @pytest.mark.parametrize(
     ("name", "count"),
-    [("npu_fusion_attention_grad", 5), ("npu_fusion_attention_grad_v2", 7), ("npu_fusion_attention_grad_v3", 5)],
+    [
+        ("npu_fusion_attention_grad", 5),
+        ("npu_fusion_attention_grad_v2", 7),
+        ("npu_fusion_attention_grad_v3", 5),
+    ],
 )
 def test_gradient_results(name, count):
     given = operands()
