@@ -29,10 +29,14 @@ QUERIES = {
 }
 
 
+# A blank line, or the beginning of a list item, table row or heading.
+PARAGRAPH_END = re.compile(r"\n\s*\n|\n(?=\s*(?:[*\-|]|\d+\.|#+)\s)")
+
+
 def read_paragraphs(files: list[Path]) -> list[str]:
-    """Blocks between blank lines that hold at least four words."""
+    """Paragraphs, list items and table rows that hold at least four words."""
     texts = [file.read_text(encoding="utf-8", errors="replace") for file in files]
-    blocks = [" ".join(block.split()) for text in texts for block in re.split(r"\n\s*\n", text)]
+    blocks = [" ".join(block.split()) for text in texts for block in PARAGRAPH_END.split(text)]
     return [block for block in blocks if len(re.findall(r"[^\W\d_]{2,}", block)) >= 4]
 
 

@@ -56,7 +56,7 @@ def _step(implementation: str, ids: torch.Tensor) -> tuple[float, dict[str, torc
     loss.backward()
     gradients = {name: parameter.grad.clone() for name, parameter in model.named_parameters()}
     optimizer.step()
-    return float(loss), gradients
+    return loss.item(), gradients
 
 
 def _model(implementation: str) -> LlamaForCausalLM:
