@@ -42,13 +42,12 @@ def need(*modules: str) -> None:
         )
 
 
-# Limits: largest absolute difference of logits, and of gradients relative to each parameter's largest; from
-# runs with element-wise float32 arithmetic in place of the kernels.
+# Logits: distance to eager over eager's own to float64 (2.5e-7 in float32, 4.3e-3 in bfloat16). Gradients:
+# largest difference relative to the largest entry of each parameter's. Generate: tokens that differ.
+CASES = ("no padding", "right padding", "left padding", "packed positions", "packed lengths")
 LLAMA = {
-    **{f"float32 {case}": 2.1e-7 for case in ("no padding", "right padding", "left padding")},
-    **{f"float32 packed {how}": 2.1e-7 for how in ("positions", "lengths")},
-    **{f"bfloat16 {case}": 4e-3 for case in ("no padding", "right padding", "left padding")},
-    **{f"bfloat16 packed {how}": 4e-3 for how in ("positions", "lengths")},
+    **{f"{dtype} {case}": 1.5 for dtype in ("float32", "bfloat16") for case in CASES},
+    "compiled": 0.0,
     **{f"gradients {case}": 7e-7 for case in ("no padding", "right padding", "left padding")},
     **{f"generate {cache} {side} padding": 0.0 for cache in ("dynamic", "static") for side in ("no", "left")},
 }
