@@ -37,29 +37,12 @@ template <class Unit, class Vectors>
 struct Amx : Vectors {
   static constexpr const char* kName = Unit::kName;
 
-  // Depth is rounded up to whole groups: a tile multiplication takes 16 units, and padding is zero. A step is
-  // one group of one pair of planes; the pairs of a group follow each other while its lines are in L1.
   template <class Format, bool Accumulate, int Columns, class Hook>
   FA_INLINE static void block(const Operands& o, float* c, Hook&& hook) {
-    static_assert(Format::kUnitElements == 2, "the tile unit multiplies pairs of bf16");
-    const int groups = (o.units + kGroupUnits - 1) / kGroupUnits, strips = o.rows > kTileRows ? 2 : 1;
-    constexpr int kPairs = Format::kPlanes * (Format::kPlanes + 1) / 2;
-    Pace pace(groups * kPairs * strips);
-    c_tiles<Columns>(strips, [&]<int T>(int at) {
-      if constexpr (Accumulate)
-        Unit::template load<T>(c + at);
-      else
-        Unit::template zero<T>();
-    });
-    const std::byte *a = o.a, *b = o.b;
-    for (int group = 0; group < groups; ++group, a += kGroupBytes, b += kGroupBytes)
-      for (int i = 0; i < Format::kPlanes; ++i)
-        for (int j = 0; i + j < Format::kPlanes; ++j)
-          for (int strip = 0; strip < strips; ++strip) {
-            multiply<Columns>(strip, a + i * o.a_plane, b + j * o.b_plane);
-            pace.step(hook);
-          }
-    c_tiles<Columns>(strips, [&]<int T>(int at) { Unit::template store<T>(c + at); });
+    if constexpr (Format::kUnitElements == 1)
+      Vectors::template block<Format, Accumulate, Columns>(o, c, hook);
+    else
+      block_in_tiles<Format, Accumulate, Columns>(o, c, hook);
   }
 
   // Another library's configuration of this thread survives a task of ours; its tile data does not.
@@ -83,6 +66,30 @@ struct Amx : Vectors {
  private:
   static constexpr int kTileRows = 16;
   static inline constinit thread_local TileConfig callers_config_{};
+
+  // Depth is rounded up to whole groups: a tile multiplication takes 16 units, and padding is zero. A step is
+  // one group of one pair of planes; the pairs of a group follow each other while its lines are in L1.
+  template <class Format, bool Accumulate, int Columns, class Hook>
+  FA_INLINE static void block_in_tiles(const Operands& o, float* c, Hook& hook) {
+    const int groups = (o.units + kGroupUnits - 1) / kGroupUnits, strips = o.rows > kTileRows ? 2 : 1;
+    constexpr int kPairs = Format::kPlanes * (Format::kPlanes + 1) / 2;
+    Pace pace(groups * kPairs * strips);
+    c_tiles<Columns>(strips, [&]<int T>(int at) {
+      if constexpr (Accumulate)
+        Unit::template load<T>(c + at);
+      else
+        Unit::template zero<T>();
+    });
+    const std::byte *a = o.a, *b = o.b;
+    for (int group = 0; group < groups; ++group, a += kGroupBytes, b += kGroupBytes)
+      for (int i = 0; i < Format::kPlanes; ++i)
+        for (int j = 0; i + j < Format::kPlanes; ++j)
+          for (int strip = 0; strip < strips; ++strip) {
+            multiply<Columns>(strip, a + i * o.a_plane, b + j * o.b_plane);
+            pace.step(hook);
+          }
+    c_tiles<Columns>(strips, [&]<int T>(int at) { Unit::template store<T>(c + at); });
+  }
 
   // visit<T>(offset in C) for the C tiles in use.
   template <int Columns, class Visit>

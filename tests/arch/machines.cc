@@ -4,17 +4,14 @@
 #include <cstring>
 
 #include "arch/amx_emulated.h"
+#include "arch/cpu.h"
 #include "arch/scalar.h"
 #include "support/probe.h"
-
-#if defined(__x86_64__)
-#include <sys/syscall.h>
-#endif
 
 namespace fusion_attention::arch {
 
 constinit const VerbTable verbs_scalar = verb_table<Scalar, true, 3>();
-static constinit const VerbTable verbs_amx_emulated = verb_table<AmxEmulated, false, 3>();
+static constinit const VerbTable verbs_amx_emulated = verb_table<AmxEmulated, true, 3>();
 
 #if FA_HAVE_AVX2
 extern const VerbTable verbs_avx2;
@@ -43,7 +40,8 @@ extern const VerbTable verbs_amx;
   verbs.b16.load_n(reinterpret_cast<const bf16*>(a), 3, c);
 }
 
-[[maybe_unused]] static Machine native(const VerbTable& verbs, bool announced) {
+[[maybe_unused]] static Machine native(const VerbTable& verbs, Isa isa) {
+  const bool announced = detected(isa).usable;
   const bool runs = testing::executes([&] { try_all(verbs); });
   const char* how = announced ? "natively" : "natively, though CPUID does not announce it";
   return {&verbs, runs ? how : "not at all: its instructions do not execute here", runs};
@@ -52,19 +50,16 @@ extern const VerbTable verbs_amx;
 static std::vector<Machine> detect() {
   std::vector<Machine> all = {{&verbs_amx_emulated, "emulated", true}};
 #if FA_HAVE_AVX2
-  all.push_back(native(verbs_avx2, __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")));
+  all.push_back(native(verbs_avx2, Isa::avx2));
 #endif
 #if FA_HAVE_AVX512
-  const bool avx512 = __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl");
-  all.push_back(native(verbs_avx512, avx512 && __builtin_cpu_supports("avx512bw")));
+  all.push_back(native(verbs_avx512, Isa::avx512));
 #endif
 #if FA_HAVE_AVX512_BF16
-  all.push_back(native(verbs_avx512_bf16, __builtin_cpu_supports("avx512bf16")));
+  all.push_back(native(verbs_avx512_bf16, Isa::avx512_bf16));
 #endif
 #if FA_HAVE_AMX
-  constexpr long kRequestPermission = 0x1023, kTileData = 18;
-  const bool permitted = syscall(SYS_arch_prctl, kRequestPermission, kTileData) == 0;
-  all.push_back(native(verbs_amx, permitted));
+  all.push_back(native(verbs_amx, Isa::amx));
 #endif
   for (const Machine& m : all) std::printf("[ arch     ] %s ran %s\n", m.verbs->name, m.how.c_str());
   return all;
