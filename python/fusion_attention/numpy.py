@@ -37,7 +37,7 @@ def _plain(array: Any) -> Any:
         return array
     size = array.itemsize
     odd = any(step < 0 or step % size for step in array.strides) or not array.flags.aligned
-    return np.ascontiguousarray(array) if odd else array
+    return array.copy() if odd else array
 
 
 def _call(backward: bool, tockens: bool, words: tuple[Any, ...]) -> _core.FusionAttention:
