@@ -158,6 +158,16 @@ if __name__ == "__main__":
 """
 
 
+def test_processes_that_a_script_starts_make_the_same_choice(tmp_path):
+    child = "import torch, mindspeed; print(torch.zeros(1, device='npu').device)"
+    parent = tmp_path / "parent.py"
+    parent.write_text(
+        f"import subprocess, sys\nsubprocess.run([sys.executable, '-c', {child!r}], check=True)\n"
+    )
+    done = python("-m", "fusion_attention", "run", parent)
+    assert done.stdout.strip() == "cpu", done.stderr
+
+
 @pytest.fixture
 def script(tmp_path):
     folder = tmp_path / "code"
@@ -179,7 +189,7 @@ def test_run_is_what_python_would_do(script):
         "main": True,
         "available": True,
         "device": "cpu",
-        "environment": "device",
+        "environment": "device:torch_npu,mindspeed",
         "helper": "beside the script",
         "package": None,
     }
@@ -192,7 +202,7 @@ def test_run_with_the_names_only(script):
     )
     assert done.returncode == 3, done.stderr
     seen = json.loads(done.stdout)
-    assert seen["available"] is False and seen["environment"] == "names"
+    assert seen["available"] is False and seen["environment"] == "names:torch_npu"
 
 
 def test_run_a_module(script):
