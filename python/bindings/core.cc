@@ -53,12 +53,15 @@ void* pointer(std::uintptr_t address) {
 }
 
 nb::tuple tuple_of(const std::vector<std::int64_t>& numbers) {
-  nb::list items;
-  for (const std::int64_t number : numbers) items.append(number);
-  return nb::tuple(items);
+  PyObject* items = PyTuple_New(static_cast<Py_ssize_t>(numbers.size()));
+  if (items == nullptr) throw nb::python_error();
+  for (std::size_t i = 0; i < numbers.size(); ++i) {
+    PyTuple_SET_ITEM(items, static_cast<Py_ssize_t>(i), PyLong_FromLongLong(numbers[i]));
+  }
+  return nb::steal<nb::tuple>(items);
 }
 
-// In the order of fusion_attention._table.CORE_ORDER.
+// In the order of fusion_attention._table.ARGUMENTS.
 void construct(FusionAttention* self, bool backward, bool tockens, nb::handle query, nb::handle key,
                nb::handle value, std::int64_t head_num, std::string input_layout, double scale,
                nb::handle atten_mask, std::int64_t sparse_mode, std::int64_t pre_tokens,

@@ -134,9 +134,9 @@ OTHERS = (
 BY_NAME = {argument.name: argument for argument in (*ARGUMENTS, *OTHERS)}
 PLACE = {argument.name: place for place, argument in enumerate(ARGUMENTS)}
 
-# ARGUMENTS[:COMMON] is what an ordinary call says; the rest is at its default, or about to be refused, and
-# only passed on when it is not: each argument of a torch operator costs about a quarter of a microsecond.
-COMMON = PLACE["softmax_layout"] + 1
+# ARGUMENTS[:COMMON] is what every call passes on; the rest only when something in it is not at its default:
+# each argument of a torch operator costs about a quarter of a microsecond.
+COMMON = PLACE["sparse_mode"] + 1
 
 RESULTS = {
     "attention_out": "the output, contiguous, in query's layout with value's D",

@@ -35,6 +35,7 @@ _FORWARD, _BACKWARD = torch_schemas()
 for _name, _schema in (("forward", _FORWARD), ("inference", _FORWARD), ("backward", _BACKWARD)):
     _library.define(_name + _schema, tags=(torch.Tag.pt2_compliant_tag, torch.Tag.flexible_layout))
 
+_STRIDED, _FLOAT32 = torch.strided, torch.float32
 _Array = tuple[int, int, Any, Any]
 
 
@@ -42,10 +43,10 @@ def _array(name: str, tensor: Tensor | None) -> _Array | None:
     """What the binding takes: address, element, shape, strides."""
     if tensor is None:
         return None
-    if not tensor.is_cpu or tensor.layout is not torch.strided:
-        given = f"device {tensor.device}" if not tensor.is_cpu else f"layout {tensor.layout}"
-        raise RuntimeError(f"{name}: got {given}, allowed is a dense tensor on the cpu")
-    return tensor.data_ptr(), _ELEMENT.get(tensor.dtype, OTHER), tensor.shape, tensor.stride()
+    if tensor.is_cpu and tensor.layout is _STRIDED:
+        return tensor.data_ptr(), _ELEMENT.get(tensor.dtype, OTHER), tensor.shape, tensor.stride()
+    given = f"layout {tensor.layout}" if tensor.is_cpu else f"device {tensor.device}"
+    raise RuntimeError(f"{name}: got {given}, allowed is a dense tensor on the cpu")
 
 
 def _integers(name: str, tensor: Tensor | None) -> list[int] | None:
@@ -125,8 +126,8 @@ def _call(
 
 def _forward_kernel(query: Tensor, *rest: Any, **options: Any) -> tuple[Tensor, Tensor, Tensor]:
     call = _call(False, query, *rest, **options)
-    out = query.new_empty(call.output_shape)
-    top = query.new_empty(call.statistics_shape, dtype=torch.float32)
+    out = torch.empty(*call.output_shape, dtype=query.dtype)
+    top = torch.empty(*call.statistics_shape, dtype=_FLOAT32)
     total = torch.empty_like(top)
     call.forward(out.data_ptr(), top.data_ptr(), total.data_ptr())
     for note in call.notes():
@@ -190,17 +191,14 @@ class _Attention(torch.autograd.Function):
     """`register_autograd` would do, if it did not spend 10 µs on each argument of the schema."""
 
     @staticmethod
-    def forward(*words: Any) -> _Three:
+    def forward(ctx: Any, *words: Any) -> _Three:
         output: _Three = _inference(*words)
-        return output
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: _Three) -> None:
         ctx.mark_non_differentiable(output[1], output[2])
         ctx.set_materialize_grads(False)
-        ctx.save_for_backward(*output, *(word for word in inputs if isinstance(word, Tensor)))
-        ctx.words = [None if isinstance(word, Tensor) else word for word in inputs]
-        ctx.tensors = [place for place, word in enumerate(inputs) if isinstance(word, Tensor)]
+        ctx.save_for_backward(*output, *(word for word in words if isinstance(word, Tensor)))
+        ctx.words = [None if isinstance(word, Tensor) else word for word in words]
+        ctx.tensors = [place for place, word in enumerate(words) if isinstance(word, Tensor)]
+        return output
 
     @staticmethod
     def backward(ctx: Any, dy: Tensor | None, *_: Tensor | None) -> tuple[Tensor | None, ...]:
@@ -266,27 +264,20 @@ def _ends(value: Any) -> Tensor | None:
     return value if value is None or isinstance(value, Tensor) else torch.tensor(value, dtype=torch.int64)
 
 
-_Q_ENDS, _KV_ENDS = (_table.PLACE[name] - _OPERANDS for name in ("actual_seq_qlen", "actual_seq_kvlen"))
-_PREFIX, _Q_START, _KV_START = (
-    _table.PLACE[name] - _table.COMMON for name in ("prefix", "q_start_idx", "kv_start_idx")
-)
+_Q_ENDS, _KV_ENDS = (_table.PLACE[name] - _table.COMMON for name in ("actual_seq_qlen", "actual_seq_kvlen"))
+_LISTS = [_table.PLACE[name] - _table.COMMON for name in ("prefix", "q_start_idx", "kv_start_idx")]
 
 
-def _with_tensors(common: tuple[Any, ...]) -> tuple[Any, ...]:
-    """The lengths as the operators take them."""
-    if common[_Q_ENDS] is None and common[_KV_ENDS] is None:
-        return common
-    words = list(common)
+def _for_operator(rest: tuple[Any, ...]) -> tuple[Any, ...]:
+    """Lengths as tensors, all else that is a list as a list."""
+    if not rest:
+        return rest
+    words = list(rest)
     for place in (_Q_ENDS, _KV_ENDS):
         words[place] = _ends(words[place])
+    for place in _LISTS:
+        words[place] = _list(words[place])
     return tuple(words)
-
-
-def _with_lists(rest: tuple[Any, ...]) -> tuple[Any, ...]:
-    """Everything else that is a list stays one in the operators."""
-    return tuple(
-        _list(word) if place in (_PREFIX, _Q_START, _KV_START) else word for place, word in enumerate(rest)
-    )
 
 
 def _implementation(function: _table.Function) -> Callable[..., tuple[Any, ...]]:
@@ -301,23 +292,20 @@ def _implementation(function: _table.Function) -> Callable[..., tuple[Any, ...]]
         seed: int = 0,
         offset: int = 0,
     ) -> tuple[Any, ...]:
-        words = (query, key, value, tockens, *_with_tensors(common), *_with_lists(rest))
-        out, top, total = (_forward if _differentiable(query, key, value) else _inference)(*words)
+        words = (query, key, value, tockens, *common, *_for_operator(rest))
+        if not _differentiable(query, key, value):
+            out, top, total = _inference(*words)
+        elif torch.compiler.is_compiling():
+            out, top, total = _forward(*words)
+        else:  # what `_forward` comes to, without its two detours through Python
+            out, top, total = _Attention.apply(*words)  # type: ignore[no-untyped-call]
         reserved = query.new_empty(0)
         if version == 3:
             zeros = (torch.zeros(1, dtype=torch.int64) for _ in range(2))
             return (out, top, total, reserved, *zeros)
-        head_num, layout = common[:2]
-        lengths = _list(common[_Q_ENDS]), _list(common[_KV_ENDS])
-        return (
-            out,
-            top,
-            total,
-            reserved,
-            seed,
-            offset,
-            _shapes.numels(query.shape, key.shape, head_num, layout, *lengths),
-        )
+        ends = (_list(rest[_Q_ENDS]), _list(rest[_KV_ENDS])) if rest else (None, None)
+        numels = _shapes.numels(query.shape, key.shape, common[0], common[1], *ends)
+        return out, top, total, reserved, seed, offset, numels
 
     return forward
 
@@ -339,7 +327,7 @@ def _gradient_implementation(function: _table.Function) -> Callable[..., tuple[A
         offset: int | Tensor | None,
     ) -> tuple[Any, ...]:
         saved = dy, softmax_max, softmax_sum, attention_in
-        words = (query, key, value, tockens, *_with_tensors(common), *_with_lists(rest))
+        words = (query, key, value, tockens, *common, *_for_operator(rest))
         gradients = _backward(*words[:_OPERANDS], *saved, *words[_OPERANDS:])
         return (*gradients, *absent)
 
@@ -368,7 +356,7 @@ npu_fusion_attention_grad_v3: _signatures.V3Grad[Tensor] = _public(_table.V3_GRA
 
 def _examined(tockens: bool, words: tuple[Any, ...]) -> tuple[_core.FusionAttention, Any]:
     operands, common, rest = words[:_OPERANDS], words[_OPERANDS : _table.COMMON], words[_table.COMMON :]
-    ordered: Any = (*operands, tockens, *_with_tensors(common), *rest)
+    ordered: Any = (*operands, tockens, *common, *_for_operator(rest))
     return _call(False, *ordered), words
 
 
