@@ -9,8 +9,10 @@
 //   |s|) + e dP, Δ       γ(Dv+2)·Σ|dO||v|, γ(Dv+2)·Σ|dO||o| dS          P·(δdP + δΔ + 2·flat·(|dP| + |Δ|)) +
 //   (P's + 2·u_P)·|dS| dQ, dK, dV  u·|·| + Σ (2·δ + γ(n+8)·|·|)·|other factor|     n terms
 //
-// and what lies below 2⁻¹²⁶ may be flushed. u_P is u for bf16 (P and dS are rounded to it), 2⁻²¹ where they
-// are kept as three bf16, flat otherwise; the larger is taken, so one bound serves every row.
+// and what lies below 2⁻¹²⁶ may be flushed. What depends on how a kernel row computes is its Route: u_P is
+// how P and dS enter the second products (rounded to bf16, 2⁻⁸; as two truncated bf16, 2⁻¹⁴, or three, 2⁻²¹;
+// or in fp32), e the error of its exp2, and every dot product of D terms is a sum of up to `products`·D when
+// operands are split into planes.
 #pragma once
 
 #include <cfloat>
@@ -28,10 +30,26 @@ inline double roundoff(Dtype dtype) {
   return dtype == Dtype::bfloat16 ? 0x1p-8 : dtype == Dtype::float16 ? 0x1p-11 : kFlat;
 }
 
+struct Route {
+  double products = 1;
+  double p_roundoff = kFlat;
+  double exp_error = 2e-7;
+};
+
+inline Route route_of(const std::string& arch, Dtype dtype) {
+  const bool tiles = arch.rfind("amx", 0) == 0;
+  if (dtype == Dtype::bfloat16 && (tiles || arch == "avx512_bf16")) return {1, 0x1p-8, 7.6e-5};
+  if (tiles && dtype == Dtype::float16) return {4, 0x1p-14, 2e-7};
+  if (tiles) return {6, 0x1p-21, 2e-7};
+  return {};
+}
+
 // Compares what a run left in the outputs; remembers the worst ratio and where the first element outside
 // lies.
 class Verdict {
  public:
+  explicit Verdict(const Route& how) : route(how) {}
+
   void element(const char* what, std::int64_t b, std::int64_t h, std::int64_t r, std::int64_t c, double got,
                double want, double bound) {
     const bool agree = std::isfinite(want) ? std::fabs(got - want) <= bound : !std::isfinite(got);
@@ -46,6 +64,7 @@ class Verdict {
       first = text;
     }
   }
+  Route route;
   double worst = 0;
   std::int64_t failures = 0;
   std::string first;
@@ -54,7 +73,7 @@ class Verdict {
 // fp64 matrices of one (sequence, query head).
 class HeadTruth {
  public:
-  HeadTruth(const Problem& p, const Sequence& s, std::int64_t head)
+  HeadTruth(const Problem& p, const Sequence& s, std::int64_t head, const Route& route)
       : p_(p), s_(s), head_(head), kv_(head / p.group()), rows_(s.rows), keys_(s.keys) {
     const auto all = static_cast<std::size_t>(rows_ * keys_);
     visible.resize(all), score.resize(all), score_error.resize(all);
@@ -74,9 +93,10 @@ class HeadTruth {
           dot += x, size += std::fabs(x);
         }
         score[at(i, j)] = p.scale * dot;
-        score_error[at(i, j)] = std::fabs(p.scale) * (static_cast<double>(depth() + 2) * kFlat * size +
-                                                      static_cast<double>(depth()) * 0x1p-124) +
-                                2 * kFlat * std::fabs(p.scale * dot);
+        score_error[at(i, j)] =
+            std::fabs(p.scale) * ((route.products * static_cast<double>(depth()) + 2) * kFlat * size +
+                                  static_cast<double>(depth()) * 0x1p-124) +
+            2 * kFlat * std::fabs(p.scale * dot);
       }
     }
   }
@@ -103,12 +123,6 @@ class HeadTruth {
   std::int64_t head_, kv_, rows_, keys_;
 };
 
-inline double exp_error(Dtype dtype) {
-  return dtype == Dtype::bfloat16 ? 7.6e-5 : 2e-7;
-}
-inline double p_roundoff(Dtype dtype) {
-  return dtype == Dtype::bfloat16 ? 0x1p-8 : 0x1p-21;
-}
 inline double half_floor(Dtype dtype) {
   return dtype == Dtype::float16 ? 0x1p-25 : 0;
 }
@@ -138,7 +152,8 @@ inline void judge_forward_row(const Problem& p, const Sequence& s, const HeadTru
   for (std::int64_t j = 0; j < s.keys && !empty; ++j)
     if (t.visible[t.at(i, j)])
       sum += weight[static_cast<std::size_t>(j)] = std::exp(t.score[t.at(i, j)] - top);
-  const double relative = 2 * row_error + 2 * p_roundoff(dtype) + exp_error(dtype) + (keys + 8) * kFlat;
+  const double relative = 2 * row_error + 2 * verdict.route.p_roundoff + verdict.route.exp_error +
+                          (verdict.route.products * keys + 8) * kFlat;
   for (std::int64_t c = 0; c < t.value_depth(); ++c) {
     double out = 0, size = 0;
     for (std::int64_t j = 0; j < s.keys && !empty; ++j) {
@@ -153,14 +168,16 @@ inline void judge_forward_row(const Problem& p, const Sequence& s, const HeadTru
   }
   const std::int64_t entry = statistics_entry(p, s, before, n, i);
   for (std::int64_t copy = 0; copy < p.statistics.copies; ++copy) {
-    const double want = empty ? -FLT_MAX : nan ? NAN : top;
-    verdict.element("softmax_max", s.batch, n, s.row + i, copy, p.statistics.max[entry + copy], want,
-                    empty ? 0 : row_error + 4 * kFlat * std::fabs(top));
-    verdict.element(
-        "softmax_sum", s.batch, n, s.row + i, copy, p.statistics.sum[entry + copy], empty ? 1 : sum,
-        empty
-            ? 0
-            : 2 * sum * (2 * row_error + exp_error(dtype) + 8 * kFlat * std::fabs(top) + (keys + 8) * kFlat));
+    const double want = empty ? -FLT_MAX : top;
+    if (!nan)  // the sum of a NaN row says so; what its maximum is, nobody
+      verdict.element("softmax_max", s.batch, n, s.row + i, copy, p.statistics.max[entry + copy], want,
+                      empty ? 0 : row_error + 4 * kFlat * std::fabs(top));
+    verdict.element("softmax_sum", s.batch, n, s.row + i, copy, p.statistics.sum[entry + copy],
+                    empty ? 1 : sum,
+                    empty ? 0
+                          : 2 * sum *
+                                (2 * row_error + verdict.route.exp_error + 8 * kFlat * std::fabs(top) +
+                                 (keys + 8) * kFlat));
   }
 }
 
@@ -168,7 +185,7 @@ inline void judge_forward(const Problem& p, Verdict& verdict) {
   std::int64_t before = 0;
   for (const Sequence& s : p.sequences) {
     for (std::int64_t n = 0; n < p.query.heads(); ++n) {
-      const HeadTruth truth(p, s, n);
+      const HeadTruth truth(p, s, n, verdict.route);
       for (std::int64_t i = 0; i < s.rows; ++i) judge_forward_row(p, s, truth, before, n, i, verdict);
     }
     before += s.rows;
@@ -187,8 +204,9 @@ struct Sums {
     for (std::int64_t r = 0; r < rows; ++r)
       for (std::int64_t c = 0; c < view.channels(); ++c) {
         const auto at = static_cast<std::size_t>(r * view.channels() + c);
-        const double bound = u * std::fabs(factor * value[at]) +
-                             std::fabs(factor) * (2 * bound_of(at) + (count + 8) * kFlat * size[at]);
+        const double bound =
+            u * std::fabs(factor * value[at]) +
+            std::fabs(factor) * (2 * bound_of(at) + (verdict.route.products * count + 8) * kFlat * size[at]);
         verdict.element(what, s.batch, head, first + r, c, read(view, s.batch, head, first + r, c),
                         factor * value[at], bound + half_floor(view.dtype) + 0x1p-124);
       }
@@ -199,13 +217,12 @@ struct Sums {
 
 inline void add_head_gradients(const Problem& p, const Sequence& s, std::int64_t before, std::int64_t n,
                                Sums& dk, Sums& dv, Verdict& verdict) {
-  const HeadTruth t(p, s, n);
+  const HeadTruth t(p, s, n, verdict.route);
   const auto d_o = t.rows_of(p.output_gradient, n, s.row, s.rows),
              out = t.rows_of(p.output, n, s.row, s.rows);
   const std::int64_t width = t.value_depth(), depth = t.depth();
-  const Dtype dtype = p.query.dtype;
   Sums dq(static_cast<std::size_t>(s.rows * depth));
-  const double steps = static_cast<double>(width + 2) * kFlat,
+  const double steps = (verdict.route.products * static_cast<double>(width) + 2) * kFlat,
                floor = 0x1p-122 * static_cast<double>(s.rows + s.keys);
   for (std::int64_t i = 0; i < s.rows; ++i) {
     const std::int64_t entry = statistics_entry(p, s, before, n, i);
@@ -220,9 +237,13 @@ inline void add_head_gradients(const Problem& p, const Sequence& s, std::int64_t
     for (std::int64_t j = 0; j < s.keys; ++j) {
       if (!t.visible[t.at(i, j)]) continue;
       const double score = t.score[t.at(i, j)], prob = std::exp(score - top) / sum;
-      const double relative = t.score_error[t.at(i, j)] +
-                              8 * kFlat * (std::fabs(top) + std::fabs(std::log(sum)) + std::fabs(score)) +
-                              exp_error(dtype);
+      // A score of −∞ is a weight of exactly 0, whatever its error.
+      const double relative =
+          score == -INFINITY
+              ? 0
+              : t.score_error[t.at(i, j)] +
+                    8 * kFlat * (std::fabs(top) + std::fabs(std::log(sum)) + std::fabs(score)) +
+                    verdict.route.exp_error;
       double dp = 0, dp_size = 0;
       for (std::int64_t c = 0; c < width; ++c) {
         const double x =
@@ -232,8 +253,8 @@ inline void add_head_gradients(const Problem& p, const Sequence& s, std::int64_t
       const double ds = prob * (dp - delta);
       const double ds_error =
           prob * (steps * (dp_size + delta_size) + 2 * kFlat * (std::fabs(dp) + std::fabs(delta))) +
-          (relative + 2 * p_roundoff(dtype)) * std::fabs(ds) + floor;
-      const double p_error = (relative + p_roundoff(dtype)) * prob + floor;
+          (relative + 2 * verdict.route.p_roundoff) * std::fabs(ds) + floor;
+      const double p_error = (relative + verdict.route.p_roundoff) * prob + floor;
       for (std::int64_t c = 0; c < width; ++c) {
         const double x = d_o[static_cast<std::size_t>(i * width + c)];
         dv.add(static_cast<std::size_t>(j * width + c), prob * x, p_error * std::fabs(x));
@@ -266,8 +287,8 @@ inline void judge_backward(const Problem& p, Verdict& verdict) {
   }
 }
 
-inline Verdict judge(const Problem& p) {
-  Verdict verdict;
+inline Verdict judge(const Problem& p, const Route& route) {
+  Verdict verdict(route);
   p.pass == Pass::forward ? judge_forward(p, verdict) : judge_backward(p, verdict);
   return verdict;
 }

@@ -67,7 +67,7 @@ inline void pack_sequences(Draw& draw, Problem& p, std::int64_t count) {
   }
 }
 
-inline std::unique_ptr<Case> random_case(std::uint64_t seed, Pass pass) {
+inline std::unique_ptr<Case> random_case(std::uint64_t seed, Pass pass, bool infinities = true) {
   Draw draw(seed);
   while (true) {
     const auto dtype = draw.pick({Dtype::float32, Dtype::float16, Dtype::bfloat16});
@@ -112,7 +112,7 @@ inline std::unique_ptr<Case> random_case(std::uint64_t seed, Pass pass) {
     const auto fill =
         draw.pick({Fill::normal, Fill::normal, Fill::large, Fill::growing, Fill::tiny, Fill::constant});
     auto made = std::make_unique<Case>(p, seed, fill, order, draw.one_in(12) ? 2 : 1);
-    if (draw.one_in(8)) made->plant_nonfinite();
+    if (draw.one_in(8)) made->plant_nonfinite(infinities);
     if (pass == Pass::backward) made->forward_first(draw.one_in(4) ? 3.0 : 1.0);
     made->poison_outputs();
     return made;
