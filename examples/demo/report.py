@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import statistics
 import sys
 import time
 from collections.abc import Iterable, Iterator
@@ -41,8 +42,13 @@ class Summary:
     def check(self, what: str, measured: float, limit: float, at_least: bool = False) -> None:
         good = measured >= limit if at_least else measured <= limit
         self.failed |= not good
-        sign = "≥" if at_least else "≤"
-        self.rows.append((what, _number(measured), f"{sign} {_number(limit)}", "ok" if good else "FAILED"))
+        sign, form = ("≥", ".8f") if at_least else ("≤", ".3g")
+        self.rows.append((what, f"{measured:{form}}", f"{sign} {limit:g}", "ok" if good else "FAILED"))
+
+    def compare(self, what: str, ours: list[float], sdpa: list[float]) -> None:
+        """Medians of both, and how many times faster than torch SDPA."""
+        a, b = statistics.median(ours), statistics.median(sdpa)
+        self.note(f"{what}, median of {len(ours)}", f"{a:.3f} s, torch SDPA {b:.3f} s ({b / a:.2f}x)")
 
     def note(self, what: str, text: str) -> None:
         self.rows.append((what, text, "", ""))
@@ -52,10 +58,6 @@ class Summary:
         widths = [max(len(row[column]) for row in [header, *self.rows]) for column in range(4)]
         for row in [header, tuple("-" * width for width in widths), *self.rows]:
             print("  ".join(cell.ljust(width) for cell, width in zip(row, widths)).rstrip())
-
-
-def _number(value: float) -> str:
-    return f"{value:.8f}" if 0.9 < value < 1.1 else f"{value:.3g}"
 
 
 def draw_mask(keep: torch.Tensor, path: Path, title: str) -> None:

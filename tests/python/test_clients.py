@@ -43,12 +43,13 @@ def need(*modules: str) -> None:
 
 
 # Logits: distance to eager over eager's own to float64 (2.5e-7 in float32, 4.3e-3 in bfloat16). Gradients:
-# largest difference relative to the largest entry of each parameter's. Generate: tokens that differ.
+# largest difference relative to the largest entry of each parameter's, twice what eager itself is away from
+# float64 (6.6e-7). Generate: tokens that differ.
 CASES = ("no padding", "right padding", "left padding", "packed positions", "packed lengths")
 LLAMA = {
     **{f"{dtype} {case}": 1.5 for dtype in ("float32", "bfloat16") for case in CASES},
     "compiled": 0.0,
-    **{f"gradients {case}": 7e-7 for case in ("no padding", "right padding", "left padding")},
+    **{f"gradients {case}": 1.3e-6 for case in ("no padding", "right padding", "left padding")},
     **{f"generate {cache} {side} padding": 0.0 for cache in ("dynamic", "static") for side in ("no", "left")},
 }
 

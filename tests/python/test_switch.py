@@ -130,6 +130,14 @@ def test_environment(value, printed):
     assert done.stdout.strip() == printed, done.stderr
 
 
+def test_environment_and_a_call_that_asks_for_the_same():
+    code = (
+        "import fusion_attention as f; f.enable(device=True); import torch; print(torch.npu.device_count())"
+    )
+    done = python("-c", code, environment={"FUSION_ATTENTION_ASCEND": "device"})
+    assert done.stdout.strip() == "1", done.stderr
+
+
 def test_environment_refuses_other_words():
     done = python("-c", "import torch", environment={"FUSION_ATTENTION_ASCEND": "yes"})
     assert done.returncode and 'FUSION_ATTENTION_ASCEND: got "yes", allowed is names or device' in done.stderr

@@ -47,7 +47,7 @@ def older_order(
 
     if atten_mask is not None:
         atten_mask = oriented(atten_mask, rows_keys(query, key, layout), pre_tokens, next_tokens)
-    result: tuple[torch.Tensor, ...] = npu_fusion_attention_v2(
+    return npu_fusion_attention_v2(
         query,
         key,
         value,
@@ -60,8 +60,7 @@ def older_order(
         keep_prob=keep_prob,
         pre_tokens=pre_tokens - 1,
         next_tokens=next_tokens - 1,
-    )
-    return result[0]
+    )[0]
 
 
 def oriented(mask: torch.Tensor, shape: tuple[int, int], pre_tokens: int, next_tokens: int) -> torch.Tensor:
