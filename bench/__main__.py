@@ -56,7 +56,12 @@ def main() -> None:
 
     info = machine.describe()
     print(f"{info['cpu']}; torch {torch.__version__}; Python {platform.python_version()}\n{HEADER}")
-    results = {"cpu": info["cpu"], "torch": torch.__version__, "version": fusion_attention.__version__, "cells": []}
+    results = {
+        "cpu": info["cpu"],
+        "torch": torch.__version__,
+        "version": fusion_attention.__version__,
+        "cells": [],
+    }
     for threads in options.threads:
         torch.set_num_threads(threads)
         fusion_attention.set_thread_count(threads)

@@ -30,8 +30,20 @@ def write(results: dict, folder: Path) -> None:
     cells = results["cells"]
     figure, axes = plt.subplots(figsize=(10, 0.32 * len(cells) + 1.5), layout="constrained")
     places = range(len(cells))
-    axes.barh([p - 0.2 for p in places], [100 * c["ours"]["of_roof"] for c in cells], 0.4, label="fusion_attention", color="#0072b2")
-    axes.barh([p + 0.2 for p in places], [100 * c["torch"]["of_roof"] for c in cells], 0.4, label="torch flash", color="#e69f00")
+    axes.barh(
+        [p - 0.2 for p in places],
+        [100 * c["ours"]["of_roof"] for c in cells],
+        0.4,
+        label="fusion_attention",
+        color="#0072b2",
+    )
+    axes.barh(
+        [p + 0.2 for p in places],
+        [100 * c["torch"]["of_roof"] for c in cells],
+        0.4,
+        label="torch flash",
+        color="#e69f00",
+    )
     axes.set_yticks(list(places), [f"{c['name']} · {c['threads']}t" for c in cells], fontsize=8)
     axes.invert_yaxis()
     axes.set_xlabel("useful flops, % of the roof loop measured beside")

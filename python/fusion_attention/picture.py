@@ -13,6 +13,13 @@ NONE, PART, FULL = "·", "▒", "█"
 COLOURS = {"none": "#f2f2f2", "part": "#e69f00", "full": "#0072b2"}  # told apart by any eye
 
 
+def matrix(visible: bytes, rows: int, keys: int) -> np.ndarray:
+    """One byte per (row, key), row-major, as a boolean matrix."""
+    import numpy as np
+
+    return np.frombuffer(visible, np.uint8).reshape(rows, keys) != 0
+
+
 def _cells(visible: np.ndarray, rows: int, keys: int) -> np.ndarray:
     """The share of visible pairs in each cell of a rows × keys grid laid over the mask."""
     import numpy as np
@@ -36,7 +43,11 @@ def text(visible: np.ndarray, width: int = 64, height: int = 32) -> str:
         return f"(empty: {rows} rows, {keys} keys)"
     share = _cells(visible, min(rows, height), min(keys, width))
     lines = ["".join(FULL if s == 1 else NONE if s == 0 else PART for s in line) for line in share]
-    scale = "" if share.shape == visible.shape else f", one cell = {rows / len(lines):.4g} × {keys / len(lines[0]):.4g}"
+    scale = (
+        ""
+        if share.shape == visible.shape
+        else f", one cell = {rows / len(lines):.4g} × {keys / len(lines[0]):.4g}"
+    )
     return "\n".join([f"{rows} rows ↓   {keys} keys →{scale}", *lines])
 
 
@@ -60,8 +71,16 @@ def png(visible: np.ndarray, file: str | Path, title: str = "") -> Path:
     share = tiles(visible)
     kind = np.where(share == 1, 2, np.where(share == 0, 0, 1))
     size = 6.0
-    figure, axes = plt.subplots(figsize=(size, size * min(max(rows / max(keys, 1), 0.3), 2)), layout="constrained")
-    axes.imshow(kind, cmap=ListedColormap(list(COLOURS.values())), vmin=0, vmax=2, extent=(0, across * TILE, down * TILE, 0))
+    figure, axes = plt.subplots(
+        figsize=(size, size * min(max(rows / max(keys, 1), 0.3), 2)), layout="constrained"
+    )
+    axes.imshow(
+        kind,
+        cmap=ListedColormap(list(COLOURS.values())),
+        vmin=0,
+        vmax=2,
+        extent=(0, across * TILE, down * TILE, 0),
+    )
     if rows * keys <= 512 * 512:  # the pairs themselves, where a point of the picture can show one
         shade = np.zeros((rows, keys, 4))
         shade[..., 3] = np.where(visible, 0.0, 0.55)
