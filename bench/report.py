@@ -5,15 +5,24 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-HEADER = f"{'case':42} {'thr':>3} {'ours ms':>9} {'±%':>4} {'% of roof':>9} {'torch ms':>9} {'±%':>4} {'% of roof':>9} {'ratio':>6}"
+SIDE = "{:>9} {:>4} {:>7}"
+HEADER = " ".join(
+    [
+        f"{'case':36} thr",
+        SIDE.format("ours ms", "±%", "% roof"),
+        SIDE.format("torch ms", "±%", "% roof"),
+        " ratio",
+    ]
+)
 
 
 def row(cell: dict) -> str:
-    ours, peer = cell["ours"], cell["torch"]
-    return (
-        f"{cell['name']:42} {cell['threads']:3} {ours['ms']:9.2f} {100 * ours['spread']:4.0f} {100 * ours['of_roof']:9.1f} "
-        f"{peer['ms']:9.2f} {100 * peer['spread']:4.0f} {100 * peer['of_roof']:9.1f} {peer['ms'] / ours['ms']:6.2f}"
-    )
+    def side(name: str) -> str:
+        one = cell[name]
+        return f"{one['ms']:9.2f} {100 * one['spread']:4.0f} {100 * one['of_roof']:7.1f}"
+
+    ratio = cell["torch"]["ms"] / cell["ours"]["ms"]
+    return f"{cell['name']:36} {cell['threads']:3} {side('ours')} {side('torch')} {ratio:6.2f}"
 
 
 def write(results: dict, folder: Path) -> None:

@@ -78,7 +78,7 @@ def apt(package: str) -> bool:
 
 
 def googletest() -> str:
-    """CMake's arguments that find GoogleTest: the system's, or Debian's package unpacked into build/ (no root needed)."""
+    """How CMake finds GoogleTest: the system's, or Debian's package unpacked into build/ (needs no root)."""
     if Path("/usr/include/gtest/gtest.h").exists() or apt("libgtest-dev"):
         return "-DGTest_ROOT=/usr"
     folder = ROOT / "build" / "googletest"

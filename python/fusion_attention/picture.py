@@ -1,4 +1,4 @@
-"""Pictures of masks: which keys each row sees, as text and as PNG. Takes boolean arrays, knows no interface."""
+"""Pictures of masks, as text and as PNG: which keys each row sees. Knows no interface."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ NONE, PART, FULL = "·", "▒", "█"
 COLOURS = {"none": "#f2f2f2", "part": "#e69f00", "full": "#0072b2"}  # told apart by any eye
 
 
-def matrix(visible: bytes, rows: int, keys: int) -> np.ndarray:
+def matrix(visible: bytes, rows: int, keys: int) -> Any:
     """One byte per (row, key), row-major, as a boolean matrix."""
     import numpy as np
 
     return np.frombuffer(visible, np.uint8).reshape(rows, keys) != 0
 
 
-def _cells(visible: np.ndarray, rows: int, keys: int) -> np.ndarray:
+def _cells(visible: np.ndarray, rows: int, keys: int) -> Any:
     """The share of visible pairs in each cell of a rows × keys grid laid over the mask."""
     import numpy as np
 
@@ -35,8 +35,8 @@ def _cells(visible: np.ndarray, rows: int, keys: int) -> np.ndarray:
 def text(visible: np.ndarray, width: int = 64, height: int = 32) -> str:
     """The mask in characters, rows downwards and keys to the right.
 
-    ``█`` every pair of the cell is visible, ``▒`` some are, ``·`` none is. A mask larger than width × height is
-    shown in equal cells.
+    ``█`` every pair of the cell is visible, ``▒`` some are, ``·`` none is. A mask larger than
+    width × height is shown in equal cells.
     """
     rows, keys = visible.shape
     if rows == 0 or keys == 0:

@@ -222,7 +222,7 @@ class Statement:
         return self._join(outs, self._out_shape()), tops, totals
 
     def statistics(self, answers: list[Answer], rows_shape) -> Answer:
-        """Into the documented shape: [B, N, S, 8]; TND [T, N, 8], per sequence head-major unless asked natural."""
+        """Into the documented shape: [B, N, S, 8]; TND [T, N, 8], head-major unless asked natural."""
         if self.layout.upper() != "TND":
             parts = [np.stack([getattr(a, f) for a in answers]) for f in ("value", "bound")]
             return Answer(*(np.repeat(p[..., None], 8, -1) for p in parts))

@@ -30,7 +30,7 @@ def ratio(name: str, got, answer: Answer, line: str) -> None:
     if exceeds.any():
         where = np.unravel_index(np.argmax(np.where(exceeds, error - answer.bound, -1)), error.shape)
         raise AssertionError(
-            f"{name}{list(map(int, where))}: got {got[where]:.9g}, the documents give {answer.value[where]:.9g} "
+            f"{name}{list(map(int, where))}: got {got[where]:.9g}, documented {answer.value[where]:.9g} "
             f"± {answer.bound[where]:.3g} ({exceeds.sum()} of {error.size} elements)\n  {line}"
         )
     largest = np.max(
