@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TypeVar
 
 import torch
+from fusion_attention.picture import png
 
 Item = TypeVar("Item")
 BAR = 30
@@ -61,17 +62,6 @@ class Summary:
 
 
 def draw_mask(keep: torch.Tensor, path: Path, title: str) -> None:
-    """A picture of which keys each row sees: dark is seen. Large masks are thinned."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
-
-    rows, keys = keep.shape
-    figure, axes = plt.subplots(figsize=(5, 5))
-    thinned = keep[:: max(rows // 512, 1), :: max(keys // 512, 1)].to(torch.uint8).numpy()
-    axes.imshow(thinned, cmap="Blues", vmin=0, vmax=1, extent=(0, keys, rows, 0), interpolation="nearest")
-    axes.set(xlabel="key", ylabel="query row", title=title)
+    """A picture of which keys each row sees, by tiles as the kernels see them."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=120, bbox_inches="tight")
-    plt.close(figure)
+    png(keep.numpy(), path, title)

@@ -100,5 +100,5 @@ def _tell_once() -> None:
         warnings.warn(
             "atten_mask: read with rows and columns exchanged: "
             "only so does it agree with pre_tokens and next_tokens",
-            stacklevel=5,
+            stacklevel=6,  # the caller of the callable module
         )
