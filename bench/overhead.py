@@ -10,10 +10,9 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 
-import torch
-
 import fusion_attention
 import fusion_attention.torch as front
+import torch
 
 CALLS, RUNS = 2000, 15
 LIBRARY = torch.library.Library("overhead", "DEF")  # the operator lives as long as this
