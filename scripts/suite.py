@@ -57,7 +57,12 @@ class Tally:
 def run(command: list, env: dict | None = None, cwd: Path = ROOT) -> tuple[bool, str]:
     settings = os.environ | {"PATH": f"{BIN}:{os.environ['PATH']}"} | (env or {})
     done = subprocess.run(
-        [str(c) for c in command], cwd=cwd, env=settings, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+        [str(c) for c in command],
+        cwd=cwd,
+        env=settings,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
     )
     return done.returncode == 0, done.stdout
 
@@ -73,7 +78,7 @@ def apt(package: str) -> bool:
 
 
 def googletest() -> str:
-    """CMake's arguments that find GoogleTest: the system's, or Debian's package unpacked into build/ (no root needed)."""
+    """How CMake finds GoogleTest: the system's, or Debian's package unpacked into build/ (needs no root)."""
     if Path("/usr/include/gtest/gtest.h").exists() or apt("libgtest-dev"):
         return "-DGTest_ROOT=/usr"
     folder = ROOT / "build" / "googletest"
@@ -81,7 +86,9 @@ def googletest() -> str:
         folder.mkdir(parents=True, exist_ok=True)
         ok, said = run(["apt-get", "download", "libgtest-dev", "googletest"], cwd=folder)
         if not ok:
-            raise SystemExit(f"GoogleTest is not installed and could not be fetched: install libgtest-dev\n{said}")
+            raise SystemExit(
+                f"GoogleTest is not installed and could not be fetched: install libgtest-dev\n{said}"
+            )
         for package in folder.glob("*.deb"):
             run(["dpkg", "-x", package, folder])
     return f"-DGTest_ROOT={folder}/usr"
@@ -99,7 +106,9 @@ def lint(tally: Tally) -> None:
     tally.check("ruff format", *run([BIN / "ruff", "format", "--check", "."]))
     tally.check("mypy", *run([BIN / "mypy", "python/fusion_attention"]))
     code = [*cpp, *sources("*.py", "*.txt", "scripts/*")]
-    long = [f"{p.relative_to(ROOT)}: {n}" for p in code if (n := len(p.read_text().splitlines())) > MOST_LINES]
+    long = [
+        f"{p.relative_to(ROOT)}: {n}" for p in code if (n := len(p.read_text().splitlines())) > MOST_LINES
+    ]
     tally.check(f"no source file over {MOST_LINES} lines", not long, "\n".join(long))
     tally.check("layers", *run([sys.executable, ROOT / "scripts/layers"]))
 
@@ -108,7 +117,9 @@ def configure(preset: str, *options: str) -> tuple[bool, str]:
     return run(["cmake", "--preset", preset, googletest(), *options])
 
 
-def cpp(tally: Tally, preset: str, env: dict | None = None, options: tuple[str, ...] = (), exclude: str = "") -> bool:
+def cpp(
+    tally: Tally, preset: str, env: dict | None = None, options: tuple[str, ...] = (), exclude: str = ""
+) -> bool:
     """Builds a preset and runs its C++ tests, one result per GoogleTest case."""
     for command in (configure(preset, *options), run(["cmake", "--build", f"build/{preset}", "-j", JOBS])):
         if not command[0]:
@@ -137,7 +148,16 @@ def consumer(tally: Tally) -> None:
     prefix = ROOT / "build" / "installed"
     steps = (
         ["cmake", "--install", "build/release", "--prefix", prefix],
-        ["cmake", "-S", "tests/install", "-B", "build/consumer", "-G", "Ninja", f"-DCMAKE_PREFIX_PATH={prefix}"],
+        [
+            "cmake",
+            "-S",
+            "tests/install",
+            "-B",
+            "build/consumer",
+            "-G",
+            "Ninja",
+            f"-DCMAKE_PREFIX_PATH={prefix}",
+        ],
         ["cmake", "--build", "build/consumer"],
         [ROOT / "build/consumer/consumer"],
     )
@@ -152,7 +172,19 @@ def consumer(tally: Tally) -> None:
 def python(tally: Tally, env: dict) -> None:
     file = OUT / "pytest.xml"
     file.unlink(missing_ok=True)
-    command = [sys.executable, "-m", "pytest", "-q", "-n", JOBS, "-W", "ignore", "-p", "no:cacheprovider", f"--junitxml={file}"]
+    command = [
+        sys.executable,
+        "-m",
+        "pytest",
+        "-q",
+        "-n",
+        JOBS,
+        "-W",
+        "ignore",
+        "-p",
+        "no:cacheprovider",
+        f"--junitxml={file}",
+    ]
     ok, said = run([*command, "tests/python"], env)
     print("\n".join(line for line in said.splitlines() if line.startswith(("family calls", "worst"))))
     if not ok:
@@ -163,7 +195,9 @@ def python(tally: Tally, env: dict) -> None:
 def wheel(tally: Tally) -> None:
     folder = ROOT / "build" / "dist"
     shutil.rmtree(folder, ignore_errors=True)
-    ok, said = run([sys.executable, "-m", "pip", "wheel", "-q", "--no-deps", "--no-build-isolation", "-w", folder, "."])
+    ok, said = run(
+        [sys.executable, "-m", "pip", "wheel", "-q", "--no-deps", "--no-build-isolation", "-w", folder, "."]
+    )
     tally.check("wheel", ok, said)
     for file in folder.glob("*.whl"):
         size = file.stat().st_size / 2**20
@@ -171,14 +205,18 @@ def wheel(tally: Tally) -> None:
 
 
 def full(tally: Tally, env: dict) -> None:
-    compiler = shutil.which("clang++-19") or (apt("clang-19") and apt("libclang-rt-19-dev") and shutil.which("clang++-19"))
+    compiler = shutil.which("clang++-19") or (
+        apt("clang-19") and apt("libclang-rt-19-dev") and shutil.which("clang++-19")
+    )
     few = env | {"FUSION_ATTENTION_RANDOM_PROBLEMS": "60"}
     for preset in ("asan", "tsan"):
         if compiler:
             cpp(tally, preset, few, (f"-DCMAKE_CXX_COMPILER={compiler}",))
         else:
             tally.skipped.append(f"{preset}: clang-19 is not installed")
-    if (shutil.which("aarch64-linux-gnu-g++") or apt("g++-aarch64-linux-gnu")) and (shutil.which("qemu-aarch64") or apt("qemu-user")):
+    if (shutil.which("aarch64-linux-gnu-g++") or apt("g++-aarch64-linux-gnu")) and (
+        shutil.which("qemu-aarch64") or apt("qemu-user")
+    ):
         cpp(tally, "arm64", env | {"FUSION_ATTENTION_RANDOM_PROBLEMS": "20"})
     else:
         tally.skipped.append("arm64: no cross compiler or no qemu-user")
@@ -189,7 +227,11 @@ def main() -> int:
     parser.add_argument("--full", action="store_true")
     options = parser.parse_args()
     OUT.mkdir(parents=True, exist_ok=True)
-    counts = {"FUSION_ATTENTION_RANDOM_PROBLEMS": "3000", "FUSION_ATTENTION_FAMILY_CALLS": "1000"} if options.full else {}
+    counts = (
+        {"FUSION_ATTENTION_RANDOM_PROBLEMS": "3000", "FUSION_ATTENTION_FAMILY_CALLS": "1000"}
+        if options.full
+        else {}
+    )
     tally = Tally()
 
     def step(name: str, work, *arguments) -> None:

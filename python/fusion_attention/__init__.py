@@ -36,7 +36,16 @@ _FUNCTIONS = (
 )
 _MODULES = ("numpy", "torch", "machine")
 
-__all__ = ["__version__", "disable", "enable", "explain", "set_thread_count", "thread_count", *_FUNCTIONS]
+__all__ = [
+    "__version__",
+    "disable",
+    "draw_mask",
+    "enable",
+    "explain",
+    "set_thread_count",
+    "thread_count",
+    *_FUNCTIONS,
+]
 
 
 def _front(query: Any) -> Any:
@@ -67,6 +76,36 @@ def explain(*args: Any, **kwargs: Any) -> None:
     """
     query = args[0] if args else kwargs.get("query")
     print(_front(query).examine(*args, **kwargs))
+
+
+def draw_mask(*args: Any, file: Any = None, sequence: int = 0, head: int = 0, **kwargs: Any) -> str:
+    """Which keys each row sees in a call of npu_fusion_attention with these arguments; computes nothing.
+
+    Args:
+        file: also writes a PNG there, with the 32 × 32 tiles that are none, part and full (needs matplotlib).
+        sequence: the batch entry, or the packed sequence of TND.
+        head: the query head.
+
+    Returns:
+        The mask in characters, rows downwards: ``█`` visible, ``·`` hidden, ``▒`` a cell with both.
+
+    Six rows and keys under sparse_mode 2 (causal):
+
+        █·····
+        ██····
+        ███···
+        ████··
+        █████·
+        ██████
+    """
+    from fusion_attention import picture
+
+    explanation = _front(args[0] if args else kwargs.get("query")).examine(*args, **kwargs)
+    shape = explanation.sequences[sequence]
+    visible = picture.matrix(explanation.visible(sequence, head), shape["rows"], shape["keys"])
+    if file is not None:
+        picture.png(visible, file, title=explanation.problem)
+    return picture.text(visible)
 
 
 def __getattr__(name: str) -> Any:

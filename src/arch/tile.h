@@ -39,8 +39,9 @@ struct Fp32 {
 template <int Planes>
 struct Bf16Planes {
   static constexpr int kUnitElements = 2;
-  static constexpr int kPlanes = Planes;                  // 1: bf16; 2: fp16 exactly; 3: fp32 to 2^-24
-  // fp16: all four products, or a short row would miss the bound of fp16 by FMA; fp32: what is left out is below 2^-21.
+  static constexpr int kPlanes = Planes;  // 1: bf16; 2: fp16 exactly; 3: fp32 to 2^-24
+  // fp16: all four products, or a short row would miss the bound of fp16 by FMA; fp32: what is left out is
+  // below 2^-21.
   static constexpr int kOrder = Planes == 1 ? 0 : 2;
   static constexpr int kExpDegree = Planes == 1 ? 3 : 5;  // 7.5e-5 hides below the rounding of P, 2^-9
 };

@@ -30,10 +30,12 @@ def ratio(name: str, got, answer: Answer, line: str) -> None:
     if exceeds.any():
         where = np.unravel_index(np.argmax(np.where(exceeds, error - answer.bound, -1)), error.shape)
         raise AssertionError(
-            f"{name}{list(map(int, where))}: got {got[where]:.9g}, the documents give {answer.value[where]:.9g} "
+            f"{name}{list(map(int, where))}: got {got[where]:.9g}, documented {answer.value[where]:.9g} "
             f"± {answer.bound[where]:.3g} ({exceeds.sum()} of {error.size} elements)\n  {line}"
         )
-    largest = np.max(np.divide(error, answer.bound, out=np.zeros_like(error), where=answer.bound > 0), initial=0)
+    largest = np.max(
+        np.divide(error, answer.bound, out=np.zeros_like(error), where=answer.bound > 0), initial=0
+    )
     worst[name] = max(worst.get(name, 0), float(largest))
 
 
@@ -46,7 +48,11 @@ def check(call, dtype, line, results, gradients, dy):
         ("softmax_sum", results[2], totals, 1.0),
     ):
         expected = statement.statistics(answers, None)
-        flat = np.asarray(got, np.float64).reshape(-1, 8) if call["input_layout"] == "TND" else np.asarray(got, np.float64)
+        flat = (
+            np.asarray(got, np.float64).reshape(-1, 8)
+            if call["input_layout"] == "TND"
+            else np.asarray(got, np.float64)
+        )
         ratio(name, flat[: len(expected.value)], expected, line)
         assert (flat[len(expected.value) :] == empty).all(), f"{name} past the last sequence\n  {line}"
         copies = np.asarray(got, np.float64)
