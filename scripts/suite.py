@@ -27,6 +27,7 @@ JOBS = str(len(os.sched_getaffinity(0)))
 
 Command = list[str]
 Settings = dict[str, str]
+NATIVE: Command = []
 
 
 @dataclass
@@ -48,7 +49,7 @@ class Tally:
         self.skipped.append(f"{name}: {reason}")
 
     def cases(self, name: str, file: Path, finished: bool, output: str) -> None:
-        """Adds the cases of a JUnit file, and one failure when the program failed though none of its cases did."""
+        """Adds the cases of a JUnit file, and a failure when the program failed though no case did."""
         before = len(self.failed), self.passed
         cases = list(ET.parse(file).getroot().iter("testcase")) if file.exists() else []
         for case in cases:
@@ -67,7 +68,8 @@ class Tally:
             self.failed.append(f"{name}: no results were written")
         elif not finished and not failures:
             self.failed.append(f"{name}: every case passed, but the program failed")
-        print(f"{'FAILED' if len(self.failed) > before[0] else 'ok    '}  {name}: {self.passed - before[1]} passed")
+        verdict = "FAILED" if len(self.failed) > before[0] else "ok    "
+        print(f"{verdict}  {name}: {self.passed - before[1]} passed")
         notes = [line for line in output.splitlines() if line.startswith(("note:", "family calls", "worst"))]
         print("".join(f"        {line}\n" for line in notes), end="")
         if not finished:
@@ -141,7 +143,7 @@ def build(tally: Tally, preset: str, *options: str) -> bool:
     return ok and tally.check(f"build {preset}: no warnings", not warnings, "\n".join(warnings))
 
 
-def cpp(tally: Tally, preset: str, settings: Settings, emulator: Command | None = None, only: str = "") -> None:
+def cpp(tally: Tally, preset: str, settings: Settings, emulator: Command = NATIVE, only: str = "") -> None:
     """The C++ tests of a built preset, one result per GoogleTest case."""
     for source in sorted((ROOT / "tests").rglob("*_test.cc")):
         name = str(source.relative_to(ROOT / "tests")).replace("/", "_").replace(".", "_")
@@ -150,7 +152,7 @@ def cpp(tally: Tally, preset: str, settings: Settings, emulator: Command | None 
             file = RESULTS / f"{label.replace('/', '_')} {name}.xml"
             file.unlink(missing_ok=True)
             arguments = (f"build/{preset}/{name}", f"--gtest_output=xml:{file}")
-            tally.cases(f"{label} {name}", file, *run(*(emulator or []), *arguments, settings=settings))
+            tally.cases(f"{label} {name}", file, *run(*emulator, *arguments, settings=settings))
 
 
 def release(tally: Tally, settings: Settings) -> None:
@@ -166,7 +168,7 @@ def consumer(tally: Tally) -> None:
     shutil.rmtree(prefix, ignore_errors=True)
     steps: tuple[Command, ...] = (
         ["cmake", "--install", "build/release", "--prefix", str(prefix)],
-        ["cmake", "-S", "tests/install", "-B", "build/consumer", "-G", "Ninja", f"-DCMAKE_PREFIX_PATH={prefix}"],
+        [*"cmake -S tests/install -B build/consumer -G Ninja".split(), f"-DCMAKE_PREFIX_PATH={prefix}"],
         ["cmake", "--build", "build/consumer"],
         ["build/consumer/consumer"],
     )
@@ -210,7 +212,7 @@ def arm64(tally: Tally, settings: Settings) -> None:
 
 
 def older_cpus(tally: Tally, settings: Settings) -> None:
-    """No instruction above what the CPU announces: the wheel imports and computes, the kernels stay in bound."""
+    """No instruction above what the CPU announces: the wheel computes, the kernels stay in bound."""
     if os.uname().machine != "x86_64" or not found("qemu-x86_64", "qemu-user"):
         tally.skip("older CPUs", "not an x86-64 machine, or no qemu-user")
         return
@@ -238,7 +240,7 @@ def isolated(tally: Tally) -> None:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--full", action="store_true")
     full = parser.parse_args().full
     RESULTS.mkdir(parents=True, exist_ok=True)
