@@ -138,9 +138,10 @@ def build(tally: Tally, preset: str, *options: str) -> bool:
     print("".join(f"{line}\n" for line in said.splitlines() if "left out" in line), end="")
     if ok:
         ok, said = run("cmake", "--build", f"build/{preset}", "-j", JOBS)
-    ok = tally.check(f"build {preset}", ok, said)
-    warnings = [line for line in said.splitlines() if "warning:" in line]
-    return ok and tally.check(f"build {preset}: no warnings", not warnings, "\n".join(warnings))
+    if tally.check(f"build {preset}", ok, said):
+        warnings = [line for line in said.splitlines() if "warning:" in line]
+        tally.check(f"build {preset}: no warnings", not warnings, "\n".join(warnings))
+    return ok
 
 
 def cpp(tally: Tally, preset: str, settings: Settings, emulator: Command = NATIVE, only: str = "") -> None:
@@ -164,13 +165,13 @@ def release(tally: Tally, settings: Settings) -> None:
 
 def consumer(tally: Tally) -> None:
     """A program that knows only the installed package."""
-    prefix = BUILD / "installed"
+    prefix, folder = BUILD / "installed", BUILD / "consumer"
     shutil.rmtree(prefix, ignore_errors=True)
     steps: tuple[Command, ...] = (
         ["cmake", "--install", "build/release", "--prefix", str(prefix)],
-        [*"cmake -S tests/install -B build/consumer -G Ninja".split(), f"-DCMAKE_PREFIX_PATH={prefix}"],
-        ["cmake", "--build", "build/consumer"],
-        ["build/consumer/consumer"],
+        ["cmake", "-G", "Ninja", "-S", "tests/install", "-B", str(folder), f"-DCMAKE_PREFIX_PATH={prefix}"],
+        ["cmake", "--build", str(folder)],
+        [str(folder / "consumer")],
     )
     for step in steps:
         ok, said = run(*step)

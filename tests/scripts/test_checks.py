@@ -75,14 +75,19 @@ def test_layers_refuse_a_folder_they_do_not_know(tree):
 # isa_symbols ----------------------------------------------------------------------------------------------
 
 
-def isa_symbols(tmp_path: Path, source: str) -> subprocess.CompletedProcess:
+def isa_symbols(tmp_path: Path, **sources: str) -> subprocess.CompletedProcess:
+    """The check over objects <name>.cc.o, one per source."""
     folder = tmp_path / "fusion_attention.dir/src/kernels/x86"
     folder.mkdir(parents=True)
-    (tmp_path / "kernel.cc").write_text(source)
-    subprocess.run(["g++", "-c", tmp_path / "kernel.cc", "-o", folder / "forward_avx2.cc.o"], check=True)
+    for name, source in sources.items():
+        (tmp_path / "kernel.cc").write_text(source)
+        subprocess.run(["g++", "-c", tmp_path / "kernel.cc", "-o", folder / f"{name}.cc.o"], check=True)
     return subprocess.run(
         [sys.executable, ROOT / "scripts/isa_symbols", tmp_path], capture_output=True, text=True
     )
+
+
+TAGGED_ROWS = "struct Avx2; template <class A> int rows(int x) { return x; } template int rows<Avx2>(int);"
 
 
 @pytest.mark.parametrize(
@@ -91,15 +96,21 @@ def isa_symbols(tmp_path: Path, source: str) -> subprocess.CompletedProcess:
         ("template <class T> T twice(T x) { return x + x; } template int twice(int);", 1),
         ("inline int half(int x) { return x / 2; } int quarter(int x) { return half(half(x)); }", 1),
         ("inline int table[4] = {1}; int first() { return table[0]; }", 1),
-        ("struct Avx2; template <class A> int rows(int x) { return x; } template int rows<Avx2>(int);", 0),
+        (TAGGED_ROWS, 0),
         ("static int half(int x) { return x / 2; } int quarter(int x) { return half(half(x)); }", 0),
     ],
     ids=["template", "inline", "variable", "tagged", "local"],
 )
 def test_isa_symbols_find_what_the_linker_might_share(tmp_path, source, leaks):
-    done = isa_symbols(tmp_path, source)
+    done = isa_symbols(tmp_path, forward_avx2=source)
     assert done.returncode == (leaks > 0), done.stdout + done.stderr
-    assert f"1 objects, {leaks} leaks" in done.stdout
+    assert f" {leaks} leaks" in done.stdout
+
+
+def test_isa_symbols_refuse_one_name_for_two_instruction_sets(tmp_path):
+    assert isa_symbols(tmp_path / "a", forward_avx2=TAGGED_ROWS, decode_avx2=TAGGED_ROWS).returncode == 0
+    done = isa_symbols(tmp_path / "b", forward_avx2=TAGGED_ROWS, forward_avx512=TAGGED_ROWS)
+    assert done.returncode != 0 and "in avx2 and avx512" in done.stdout
 
 
 def test_isa_symbols_refuse_an_empty_folder(tmp_path):
