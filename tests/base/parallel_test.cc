@@ -119,8 +119,8 @@ TEST(Parallel, OneExceptionComesOutAndThePoolGoesOn) {
     try {
       parallel_for(10000, threads, [&](std::int64_t task, int) {
         ran.fetch_add(1);
+        if (task >= 3) std::this_thread::sleep_for(std::chrono::milliseconds(task == 3 ? 30 : 1));
         if (task == 3) throw std::runtime_error("task");
-        if (task > 3) std::this_thread::sleep_for(std::chrono::milliseconds(1));
       });
       ADD_FAILURE() << "nothing was thrown on " << threads << " threads";
     } catch (const std::runtime_error& e) {
