@@ -7,9 +7,8 @@ import platform
 import re
 from pathlib import Path
 
-import torch
-
 import fusion_attention
+import torch
 from fusion_attention import machine
 
 from .cases import cells
@@ -19,7 +18,7 @@ from .report import HEADER, row, write
 
 
 def roof_for(dtype: str) -> str:
-    """The fastest measured roof loop that computes this dtype's products: what a perfect kernel could reach."""
+    """The fastest measured roof loop for this dtype's products: what a perfect kernel could reach."""
     candidates = ["fma"] if dtype != "bfloat16" else ["fma", "vdpbf16ps", "amx"]
     rates = {name: machine.measure_roof(name, 0.02) for name in machine.roofs() if name in candidates}
     return max(rates, key=rates.get)
@@ -56,7 +55,12 @@ def main() -> None:
 
     info = machine.describe()
     print(f"{info['cpu']}; torch {torch.__version__}; Python {platform.python_version()}\n{HEADER}")
-    results = {"cpu": info["cpu"], "torch": torch.__version__, "version": fusion_attention.__version__, "cells": []}
+    results = {
+        "cpu": info["cpu"],
+        "torch": torch.__version__,
+        "version": fusion_attention.__version__,
+        "cells": [],
+    }
     for threads in options.threads:
         torch.set_num_threads(threads)
         fusion_attention.set_thread_count(threads)

@@ -21,7 +21,8 @@ class Case:
         short = {"bfloat16": "bf16", "float16": "fp16", "float32": "fp32"}[self.dtype]
         heads = f"{self.heads}" if self.heads == self.kv_heads else f"{self.heads}/{self.kv_heads}"
         kind = "bwd" if self.backward else "fwd"
-        return f"{kind} {short} b{self.batch} h{heads} s{self.rows} d{self.depth} {'causal' if self.causal else 'full'}"
+        mask = "causal" if self.causal else "full"
+        return f"{kind} {short} b{self.batch} h{heads} s{self.rows} d{self.depth} {mask}"
 
     @property
     def flops(self) -> float:

@@ -32,7 +32,9 @@ class Cell:
         self.qkv = (self.query, self.key, self.value)
         # torch wants as many kv heads as query heads in its backward; it is given views, not copies.
         repeat = case.heads // case.kv_heads
-        self.peer_qkv = (self.query, *(x.repeat_interleave(repeat, 1) for x in self.qkv[1:])) if repeat > 1 else self.qkv
+        self.peer_qkv = (
+            (self.query, *(x.repeat_interleave(repeat, 1) for x in self.qkv[1:])) if repeat > 1 else self.qkv
+        )
         with torch.no_grad():
             self.answer = self._forward()
             self.peer_answer = self._peer_forward()
@@ -44,7 +46,9 @@ class Cell:
         return {"ours": self._forward, "torch": self._peer_forward}
 
     def _forward(self):
-        return self.ours.npu_fusion_attention(*self.qkv, self.case.heads, "BNSD", scale=self.scale, **self.words)
+        return self.ours.npu_fusion_attention(
+            *self.qkv, self.case.heads, "BNSD", scale=self.scale, **self.words
+        )
 
     def _backward(self):
         out, top, total = self.answer[:3]
@@ -90,4 +94,6 @@ class Cell:
     def _near(self, got, want, tolerance, what) -> None:
         error = (got.double() - want).norm() / want.norm().clamp_min(1e-2)
         if not error <= tolerance:
-            raise AssertionError(f"{self.case.name}: {what} is off by {error:.2e} relative, allowed {tolerance}")
+            raise AssertionError(
+                f"{self.case.name}: {what} is off by {error:.2e} relative, allowed {tolerance}"
+            )

@@ -43,7 +43,9 @@ def sample(function: Callable[[], object], into: Samples) -> None:
         into.dropped += 1
 
 
-def interleave(functions: dict[str, Callable[[], object]], seconds: float, least: int = 5) -> dict[str, Samples]:
+def interleave(
+    functions: dict[str, Callable[[], object]], seconds: float, least: int = 5
+) -> dict[str, Samples]:
     """Rounds over all functions in shuffled order for about `seconds`; at least `least` kept samples each."""
     samples = {name: Samples() for name in functions}
     for function in functions.values():  # warm: caches, plans, pools, pages
@@ -61,5 +63,7 @@ def interleave(functions: dict[str, Callable[[], object]], seconds: float, least
             break
     for name, kept in samples.items():
         if not kept.seconds:
-            raise RuntimeError(f"{name}: every one of {rounds} samples was disturbed; the machine is too busy to measure")
+            raise RuntimeError(
+                f"{name}: every one of {rounds} samples was disturbed; the machine is too busy to measure"
+            )
     return samples

@@ -9,6 +9,7 @@ The document leaves three things undefined; the lines marked "settled" settle th
 
     python -m fusion_attention run examples/fusion_attention_v2.py
 """
+
 import os
 import torch
 import torch_npu
@@ -29,7 +30,7 @@ input_shape = (batch_size, head_num, seq_size, head_dim)
 softmax_shape = (batch_size, head_num, seq_size)
 mask_shape = (1, 1, seq_size, seq_size)
 dtype = torch.float16
-attention_score_grad = (torch.rand(input_shape).to(dtype) - 0.5)
+attention_score_grad = torch.rand(input_shape).to(dtype) - 0.5
 query = (torch.rand(input_shape).to(dtype) - 0.5) * 5
 key = (torch.rand(input_shape).to(dtype) - 0.5) * 5
 value = (torch.rand(input_shape).to(dtype) - 0.5) * 5
@@ -42,8 +43,20 @@ for tensor in (query, key, value):  # settled
 dx = attention_score_grad.npu()  # settled
 
 # forward
-result = npu_fusion_attention(query.npu(), key.npu(), value.npu(), atten_mask.npu(), None, scale_value, q_scale,
-                              head_num, input_layout, keep_prob, pre_tokens, next_tokens)
+result = npu_fusion_attention(
+    query.npu(),
+    key.npu(),
+    value.npu(),
+    atten_mask.npu(),
+    None,
+    scale_value,
+    q_scale,
+    head_num,
+    input_layout,
+    keep_prob,
+    pre_tokens,
+    next_tokens,
+)
 
 # backward
 result.backward(dx)

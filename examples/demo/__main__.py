@@ -6,7 +6,6 @@ scripts/demo [TEXTFILE]
 from __future__ import annotations
 
 import argparse
-import logging
 import time
 from pathlib import Path
 
@@ -30,13 +29,15 @@ def main() -> int:
     start = time.perf_counter()
     # Before transformers is imported: it asks once whether there is an NPU.
     fusion_attention.enable("torch_npu", "mindspeed", device=True)
-    import torch
-
-    logging.getLogger("transformers").setLevel(logging.ERROR)
     import document_example
     import embedding
+    import torch
     import training
+    import transformers
     from report import Summary
+
+    transformers.logging.set_verbosity_error()
+    transformers.logging.disable_progress_bar()
 
     files = [options.textfile] if options.textfile else _documents()
     kind = "text" if options.textfile else "documents"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import statistics
 import sys
 import time
 from collections.abc import Iterable, Iterator
@@ -10,6 +11,7 @@ from pathlib import Path
 from typing import TypeVar
 
 import torch
+from fusion_attention.picture import png
 
 Item = TypeVar("Item")
 BAR = 30
@@ -41,8 +43,13 @@ class Summary:
     def check(self, what: str, measured: float, limit: float, at_least: bool = False) -> None:
         good = measured >= limit if at_least else measured <= limit
         self.failed |= not good
-        sign = "≥" if at_least else "≤"
-        self.rows.append((what, _number(measured), f"{sign} {_number(limit)}", "ok" if good else "FAILED"))
+        sign, form = ("≥", ".8f") if at_least else ("≤", ".3g")
+        self.rows.append((what, f"{measured:{form}}", f"{sign} {limit:g}", "ok" if good else "FAILED"))
+
+    def compare(self, what: str, ours: list[float], sdpa: list[float]) -> None:
+        """Medians of both, and how many times faster than torch SDPA."""
+        a, b = statistics.median(ours), statistics.median(sdpa)
+        self.note(f"{what}, median of {len(ours)}", f"{a:.3f} s, torch SDPA {b:.3f} s ({b / a:.2f}x)")
 
     def note(self, what: str, text: str) -> None:
         self.rows.append((what, text, "", ""))
@@ -54,22 +61,7 @@ class Summary:
             print("  ".join(cell.ljust(width) for cell, width in zip(row, widths)).rstrip())
 
 
-def _number(value: float) -> str:
-    return f"{value:.8f}" if 0.9 < value < 1.1 else f"{value:.3g}"
-
-
 def draw_mask(keep: torch.Tensor, path: Path, title: str) -> None:
-    """A picture of which keys each row sees: dark is seen. Large masks are thinned."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
-
-    rows, keys = keep.shape
-    figure, axes = plt.subplots(figsize=(5, 5))
-    thinned = keep[:: max(rows // 512, 1), :: max(keys // 512, 1)].to(torch.uint8).numpy()
-    axes.imshow(thinned, cmap="Blues", vmin=0, vmax=1, extent=(0, keys, rows, 0), interpolation="nearest")
-    axes.set(xlabel="key", ylabel="query row", title=title)
+    """A picture of which keys each row sees, by tiles as the kernels see them."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=120, bbox_inches="tight")
-    plt.close(figure)
+    png(keep.numpy(), path, title)

@@ -31,8 +31,8 @@ class Plan {
 // FUSION_ATTENTION_NUM_THREADS act here; FUSION_ATTENTION_VERBOSE=1 prints each distinct plan once.
 Plan make_plan(const Problem& problem);
 
-// For people, several lines: the problem, the kernel, why each other kernel of its dtype was passed over, tiles
-// none / part / full, tasks, workspace.
+// For people, several lines: the problem, the kernel, why each other kernel of its dtype was passed over,
+// tiles none / part / full, tasks, workspace.
 std::string explain(const Problem& problem);
 
 // Computes. Outputs are written only after every check and every allocation has succeeded.

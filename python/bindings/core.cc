@@ -29,15 +29,18 @@ std::int64_t integer(PyObject* object) {
 Array array_of(nb::handle given) {
   Array array;
   if (given.is_none()) return array;
-  if (!PyTuple_Check(given.ptr()) || PyTuple_GET_SIZE(given.ptr()) != 4) throw nb::type_error("array: got no 4-tuple");
+  if (!PyTuple_Check(given.ptr()) || PyTuple_GET_SIZE(given.ptr()) != 4)
+    throw nb::type_error("array: got no 4-tuple");
   const auto item = [&given](Py_ssize_t i) { return PyTuple_GET_ITEM(given.ptr(), i); };
   PyObject *shape = item(2), *stride = item(3);
-  if (!PyTuple_Check(shape) || !PyTuple_Check(stride)) throw nb::type_error("array: got shapes that are no tuples");
+  if (!PyTuple_Check(shape) || !PyTuple_Check(stride))
+    throw nb::type_error("array: got shapes that are no tuples");
   array.data = reinterpret_cast<void*>(static_cast<std::uintptr_t>(integer(item(0))));
   array.element = static_cast<Element>(integer(item(1)));
   array.rank = static_cast<int>(PyTuple_GET_SIZE(shape));
   if (array.rank > Array::kMaxRank) return array;
-  if (PyTuple_GET_SIZE(stride) != array.rank) throw nb::type_error("array: got a stride count other than the rank");
+  if (PyTuple_GET_SIZE(stride) != array.rank)
+    throw nb::type_error("array: got a stride count other than the rank");
   for (int axis = 0; axis < array.rank; ++axis) {
     array.shape[static_cast<std::size_t>(axis)] = integer(PyTuple_GET_ITEM(shape, axis));
     array.stride[static_cast<std::size_t>(axis)] = integer(PyTuple_GET_ITEM(stride, axis));
@@ -45,20 +48,26 @@ Array array_of(nb::handle given) {
   return array;
 }
 
-void* pointer(std::uintptr_t address) { return reinterpret_cast<void*>(address); }
-
-nb::tuple tuple_of(const std::vector<std::int64_t>& numbers) {
-  nb::list items;
-  for (const std::int64_t number : numbers) items.append(number);
-  return nb::tuple(items);
+void* pointer(std::uintptr_t address) {
+  return reinterpret_cast<void*>(address);
 }
 
-// In the order of fusion_attention._table.CORE_ORDER.
-void construct(FusionAttention* self, bool backward, bool tockens, nb::handle query, nb::handle key, nb::handle value,
-               std::int64_t head_num, std::string input_layout, double scale, nb::handle atten_mask,
-               std::int64_t sparse_mode, std::int64_t pre_tokens, std::int64_t next_tokens, Lengths actual_seq_qlen,
-               Lengths actual_seq_kvlen, std::string softmax_layout, double keep_prob, std::int64_t inner_precise,
-               Lengths prefix, std::int64_t pse_type, nb::handle pse, nb::handle padding_mask, nb::handle query_rope,
+nb::tuple tuple_of(const std::vector<std::int64_t>& numbers) {
+  PyObject* items = PyTuple_New(static_cast<Py_ssize_t>(numbers.size()));
+  if (items == nullptr) throw nb::python_error();
+  for (std::size_t i = 0; i < numbers.size(); ++i) {
+    PyTuple_SET_ITEM(items, static_cast<Py_ssize_t>(i), PyLong_FromLongLong(numbers[i]));
+  }
+  return nb::steal<nb::tuple>(items);
+}
+
+// In the order of fusion_attention._table.ARGUMENTS.
+void construct(FusionAttention* self, bool backward, bool tockens, nb::handle query, nb::handle key,
+               nb::handle value, std::int64_t head_num, std::string input_layout, double scale,
+               nb::handle atten_mask, std::int64_t sparse_mode, std::int64_t pre_tokens,
+               std::int64_t next_tokens, Lengths actual_seq_qlen, Lengths actual_seq_kvlen,
+               std::string softmax_layout, double keep_prob, std::int64_t inner_precise, Lengths prefix,
+               std::int64_t pse_type, nb::handle pse, nb::handle padding_mask, nb::handle query_rope,
                nb::handle key_rope, nb::handle sink, nb::handle dropout_mask, Lengths q_start_idx,
                Lengths kv_start_idx) {
   FusionAttentionOptions options;
@@ -85,8 +94,8 @@ void construct(FusionAttention* self, bool backward, bool tockens, nb::handle qu
   options.kv_start_idx = std::move(kv_start_idx);
   options.inner_precise = inner_precise;
   options.tockens = tockens;
-  new (self) FusionAttention(backward ? Pass::backward : Pass::forward, array_of(query), array_of(key), array_of(value),
-                             options);
+  new (self) FusionAttention(backward ? Pass::backward : Pass::forward, array_of(query), array_of(key),
+                             array_of(value), options);
 }
 
 void forward(FusionAttention& call, std::uintptr_t attention_out, std::uintptr_t softmax_max,
@@ -108,16 +117,17 @@ std::vector<std::string> notes(const FusionAttention& call) {
   return call.notes();
 }
 
-// (batch, first row, rows, first key, keys, lo, hi, prefix, block) of every sequence; lo and hi are None where
-// the band has no end on that side.
+// (batch, first row, rows, first key, keys, lo, hi, prefix, block) of every sequence; lo and hi are None
+// where the band has no end on that side.
 nb::list sequences(const FusionAttention& call) {
   nb::list all;
   for (const Sequence& s : call.problem().sequences) {
     const auto end = [](std::int64_t value) {
-      return value == Band::kFar || value == -Band::kFar ? nb::object(nb::none()) : nb::object(nb::int_(value));
+      return value == Band::kFar || value == -Band::kFar ? nb::object(nb::none())
+                                                         : nb::object(nb::int_(value));
     };
-    all.append(nb::make_tuple(s.batch, s.row, s.rows, s.key, s.keys, end(s.band.lo), end(s.band.hi), s.band.prefix,
-                              s.band.block));
+    all.append(nb::make_tuple(s.batch, s.row, s.rows, s.key, s.keys, end(s.band.lo), end(s.band.hi),
+                              s.band.prefix, s.band.block));
   }
   return all;
 }
@@ -133,12 +143,27 @@ nb::bytes visible(const FusionAttention& call, std::size_t index, std::int64_t h
   for (std::int64_t row = 0; row < s.rows; ++row) {
     const Interval keys = s.band.row(s.row0 + row, s.key0 + s.keys);
     for (std::int64_t key = std::max<std::int64_t>(keys.begin - s.key0, 0); key < keys.end - s.key0; ++key) {
-      const std::int64_t place = s.batch * overlay.stride[0] + head * overlay.stride[1] + row * overlay.stride[2] +
-                                 key * overlay.stride[3];
+      const std::int64_t place = s.batch * overlay.stride[0] + head * overlay.stride[1] +
+                                 row * overlay.stride[2] + key * overlay.stride[3];
       if (!overlay || overlay.data[place] == 0) seen[static_cast<std::size_t>(row * s.keys + key)] = 1;
     }
   }
   return nb::bytes(seen.data(), seen.size());
+}
+
+nb::list parts(const std::vector<Part>& parts) {
+  nb::list all;
+  for (const Part& part : parts) all.append(nb::make_tuple(part.name, part.refused));
+  return all;
+}
+
+double measure_roof(const std::string& name, double seconds) {
+  for (const Roof& roof : roofs()) {
+    if (name != roof.name) continue;
+    nb::gil_scoped_release release;
+    return roof.measure(seconds);
+  }
+  throw Error(ErrorKind::value, "name", name, "one of machine.roofs()");
 }
 
 // One place where the library's error becomes Python's.
@@ -180,8 +205,18 @@ NB_MODULE(_core, m) {
       .def("report", [](const FusionAttention& call) { return explain(call.problem()); })
       .def_prop_ro("numels", &FusionAttention::numels)
       .def_prop_ro("output_shape", [](const FusionAttention& call) { return tuple_of(call.output_shape()); })
-      .def_prop_ro("statistics_shape", [](const FusionAttention& call) { return tuple_of(call.statistics_shape()); });
+      .def_prop_ro("statistics_shape",
+                   [](const FusionAttention& call) { return tuple_of(call.statistics_shape()); });
 
+  m.def("cpu_name", &cpu_name);
+  m.def("instruction_sets", [] { return parts(instruction_sets()); });
+  m.def("kernels_built", [] { return parts(kernels_built()); });
+  m.def("roofs", [] {
+    nb::list all;
+    for (const Roof& roof : roofs()) all.append(nb::make_tuple(roof.name, roof.unit));
+    return all;
+  });
+  m.def("measure_roof", &measure_roof, arg("name"), arg("seconds"));
   m.def("thread_count", &thread_count);
   m.def("set_thread_count", &set_thread_count, arg("threads"));
 }

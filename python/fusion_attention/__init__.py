@@ -1,7 +1,7 @@
 """Fused attention for CPUs under the exact Ascend interfaces.
 
     import fusion_attention
-    out, softmax_max, softmax_sum, *_ = fusion_attention.npu_fusion_attention(query, key, value, head_num, "BSND")
+    out, *_ = fusion_attention.npu_fusion_attention(query, key, value, head_num, "BSND", scale=0.125)
 
 The functions here take NumPy arrays or torch tensors and go to `fusion_attention.numpy` or
 `fusion_attention.torch`, which are imported when first needed.
@@ -11,10 +11,20 @@ from __future__ import annotations
 
 import importlib
 import sys
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from fusion_attention._core import __version__, set_thread_count, thread_count
 from fusion_attention.ascend.switch import disable, enable
+
+if TYPE_CHECKING:
+    from fusion_attention import _signatures
+
+    npu_fusion_attention: _signatures.V1[Any]
+    npu_fusion_attention_v2: _signatures.V2[Any]
+    npu_fusion_attention_v3: _signatures.V3[Any]
+    npu_fusion_attention_grad: _signatures.V1Grad[Any]
+    npu_fusion_attention_grad_v2: _signatures.V2Grad[Any]
+    npu_fusion_attention_grad_v3: _signatures.V3Grad[Any]
 
 _FUNCTIONS = (
     "npu_fusion_attention",
@@ -26,7 +36,16 @@ _FUNCTIONS = (
 )
 _MODULES = ("numpy", "torch", "machine")
 
-__all__ = ["__version__", "disable", "enable", "explain", "set_thread_count", "thread_count", *_FUNCTIONS]
+__all__ = [
+    "__version__",
+    "disable",
+    "draw_mask",
+    "enable",
+    "explain",
+    "set_thread_count",
+    "thread_count",
+    *_FUNCTIONS,
+]
 
 
 def _front(query: Any) -> Any:
@@ -43,17 +62,50 @@ def _dispatch(name: str) -> Any:
         return getattr(_front(query), name)(*args, **kwargs)
 
     call.__name__ = call.__qualname__ = name
-    call.__doc__ = f"`fusion_attention.numpy.{name}` or `fusion_attention.torch.{name}`, by the type of query."
+    call.__doc__ = (
+        f"`fusion_attention.numpy.{name}` or `fusion_attention.torch.{name}`, by the type of query."
+    )
     return call
 
 
-def explain(*args: Any, **kwargs: Any) -> Any:
-    """How a call of npu_fusion_attention with these arguments would be computed; nothing is computed.
+def explain(*args: Any, **kwargs: Any) -> None:
+    """Prints how a call of npu_fusion_attention with these arguments would be computed; computes nothing.
 
-    Takes the arguments of version 1 or version 2. Prints as text; see `fusion_attention._explain.Explanation`.
+    Takes the arguments of version 1 or of version 2. Says the problem in one line, the kernel that was chosen
+    and why each other one was not, the tiles that are empty, part and full, the memory needed.
     """
     query = args[0] if args else kwargs.get("query")
-    return _front(query).explain(*args, **kwargs)
+    print(_front(query).examine(*args, **kwargs))
+
+
+def draw_mask(*args: Any, file: Any = None, sequence: int = 0, head: int = 0, **kwargs: Any) -> str:
+    """Which keys each row sees in a call of npu_fusion_attention with these arguments; computes nothing.
+
+    Args:
+        file: also writes a PNG there, with the 32 × 32 tiles that are none, part and full (needs matplotlib).
+        sequence: the batch entry, or the packed sequence of TND.
+        head: the query head.
+
+    Returns:
+        The mask in characters, rows downwards: ``█`` visible, ``·`` hidden, ``▒`` a cell with both.
+
+    Six rows and keys under sparse_mode 2 (causal):
+
+        █·····
+        ██····
+        ███···
+        ████··
+        █████·
+        ██████
+    """
+    from fusion_attention import picture
+
+    explanation = _front(args[0] if args else kwargs.get("query")).examine(*args, **kwargs)
+    shape = explanation.sequences[sequence]
+    visible = picture.matrix(explanation.visible(sequence, head), shape["rows"], shape["keys"])
+    if file is not None:
+        picture.png(visible, file, title=explanation.problem)
+    return picture.text(visible)
 
 
 def __getattr__(name: str) -> Any:

@@ -8,4 +8,8 @@ if __name__ == "__main__":
 
         main(sys.argv[2:])
     else:
-        raise SystemExit("usage: python -m fusion_attention run script.py args...")
+        from fusion_attention.machine import report
+
+        if sys.argv[1:]:
+            raise SystemExit("usage: python -m fusion_attention [run script.py args...]")
+        print(report())

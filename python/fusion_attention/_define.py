@@ -15,7 +15,9 @@ _OWN = ("dy", "softmax_max", "softmax_sum", "attention_in", "seed", "offset")
 _SCALARS = {"int": "int", "symint": "int", "float": "float", "str": "str", "bool": "bool"}
 
 
-def signature(function: Function, annotate: Callable[[Argument, str], str] = lambda argument, name: name) -> str:
+def signature(
+    function: Function, annotate: Callable[[Argument, str], str] = lambda argument, name: name
+) -> str:
     """The parameter list, without parentheses."""
     parts, keyword_only = [], False
     for name, argument, only in function.parameters():
@@ -30,7 +32,9 @@ def signature(function: Function, annotate: Callable[[Argument, str], str] = lam
 
 def docstring(function: Function, tensor: str) -> str:
     """Shapes, dtypes, defaults, errors, the document and the mask pictures of one function."""
-    what = "Gradients of npu_fusion_attention" if function.backward else "Fused attention, softmax(scale·Q·Kᵀ)·V"
+    what = (
+        "Gradients of npu_fusion_attention" if function.backward else "Fused attention, softmax(scale·Q·Kᵀ)·V"
+    )
     lines = [f"{what}: version {function.version} of the Ascend interface.", "", "Args:"]
     for name, argument, _ in function.parameters():
         kind = {"tensor": tensor, "ints": "list of int"}.get(argument.kind, _SCALARS.get(argument.kind, ""))
@@ -45,8 +49,8 @@ def docstring(function: Function, tensor: str) -> str:
         "Raises:",
         "    TypeError: an argument of the wrong Python type.",
         "    NotImplementedError: what the documents allow and this release does not build yet.",
-        "    RuntimeError: anything else that is not allowed; the sentence names the argument, what was given and",
-        "        what is allowed. Nothing has been computed.",
+        "    RuntimeError: anything else that is not allowed; the sentence names the argument, what was",
+        "        given and what is allowed. Nothing has been computed.",
         "",
         MODES,
     ]
@@ -123,7 +127,7 @@ _SCHEMA_TYPES = {"int": "int", "symint": "SymInt", "float": "float", "str": "str
 
 
 def _schema_argument(argument: Argument) -> str:
-    """One argument of a torch operator. Lengths are tensors there: a compiled graph must not depend on their values."""
+    """One argument of a torch operator. Lengths are tensors there: no graph may depend on their values."""
     default = "" if argument.default is REQUIRED else f"={argument.default!r}".replace("'", '"')
     if argument.kind == "tensor" or argument.name.startswith("actual_seq"):
         kind = "Tensor?" if argument.optional else "Tensor"

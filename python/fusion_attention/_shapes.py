@@ -18,7 +18,9 @@ def layout_of(letters: str, rank: int) -> str:
     if layout not in _RANKS:
         raise RuntimeError(f'input_layout: got "{letters}", allowed is BSH, SBH, BSND, BNSD or TND')
     if rank != _RANKS[layout]:
-        raise RuntimeError(f"query: got rank {rank}, allowed is rank {_RANKS[layout]} for input_layout {layout}")
+        raise RuntimeError(
+            f"query: got rank {rank}, allowed is rank {_RANKS[layout]} for input_layout {layout}"
+        )
     return layout
 
 
@@ -38,7 +40,12 @@ def results(query: Any, key: Any, value: Any, head_num: Any, letters: str) -> tu
 
 
 def numels(
-    query: Any, key: Any, head_num: Any, letters: str, q_ends: Sequence[int] | None, kv_ends: Sequence[int] | None
+    query: Any,
+    key: Any,
+    head_num: Any,
+    letters: str,
+    q_ends: Sequence[int] | None,
+    kv_ends: Sequence[int] | None,
 ) -> Any:
     """The number of scores: what the documents call the length of the dropout mask."""
     layout = letters.upper()

@@ -20,7 +20,7 @@ LATER = "Not yet: anything but the default is refused"
 
 @dataclass(frozen=True)
 class Argument:
-    """One argument. kind: tensor, int, symint, float, str, bool or ints (a list, a tuple or a 1-D integer array)."""
+    """One argument. kind: tensor, int, symint, float, str, bool or ints (list, tuple, 1-D integer array)."""
 
     name: str
     kind: str
@@ -38,16 +38,18 @@ class Argument:
 ARGUMENTS = (
     Argument("query", "tensor", "the queries, laid out as input_layout says; any strides", dtypes=FLOATING),
     Argument("key", "tensor", "the keys, with Nkv heads; Nkv divides query's N", dtypes="query's"),
-    Argument("value", "tensor", "the values, with Nkv heads; their D may differ from query's", dtypes="query's"),
+    Argument(
+        "value", "tensor", "the values, with Nkv heads; their D may differ from query's", dtypes="query's"
+    ),
     Argument("head_num", "symint", "N, the number of heads of query"),
     Argument("input_layout", "str", "BSH, SBH, BSND, BNSD or TND, in either case", source="training-ops 2"),
     Argument("scale", "float", "multiplies Q·Kᵀ in float32; any finite number", 1.0, source="training-ops 3"),
     Argument(
         "atten_mask",
         "tensor",
-        "non-zero hides that key from that row. [Sq, Skv] or [1 or B, 1 or N, Sq, Skv]; TND: [longest Sq, longest "
-        "Skv]; [2048, 2048] for sparse_mode 2, 3, 4, whose content is not read. None: full attention whatever "
-        "sparse_mode and the tokens say",
+        "non-zero hides that key from that row. [Sq, Skv] or [1 or B, 1 or N, Sq, Skv]; TND: [longest Sq, "
+        "longest Skv]; [2048, 2048] for sparse_mode 2, 3, 4, whose content is not read. None: full attention "
+        "whatever sparse_mode and the tokens say",
         None,
         "bool, uint8 or int8",
         "training-ops 4.1",
@@ -55,8 +57,8 @@ ARGUMENTS = (
     Argument(
         "sparse_mode",
         "int",
-        "0 mask and tokens, 1 mask alone, 2 causal from the top left, 3 causal from the bottom right, 4 band from "
-        "the bottom right; 5 to 8: not yet",
+        "0 mask and tokens, 1 mask alone, 2 causal from the top left, 3 causal from the bottom right, 4 band "
+        "from the bottom right; 5 to 8: not yet",
         0,
         source="training-ops 4.2",
     ),
@@ -77,7 +79,9 @@ ARGUMENTS = (
         "",
         source="training-ops 1.10",
     ),
-    Argument("keep_prob", "float", f"1 − the dropout probability, in (0, 1]. {LATER}", 1.0, source="training-ops 6"),
+    Argument(
+        "keep_prob", "float", f"1 − the dropout probability, in (0, 1]. {LATER}", 1.0, source="training-ops 6"
+    ),
     Argument("inner_precise", "int", "0 to 3, without effect: every value meets both descriptions", 0),
     Argument("prefix", "ints", "modes 5 and 6: keys that every row sees, per batch entry. Not yet", None),
     Argument("pse_type", "int", f"how pse enters the score. {LATER}", 1, source="training-ops 3.1"),
@@ -95,16 +99,32 @@ ARGUMENTS = (
 OTHERS = (
     Argument("dy", "tensor", "the gradient of attention_out", dtypes="query's", source="training-ops 7"),
     Argument(
-        "softmax_max", "tensor", "as the forward returned it; never recomputed", None, "float32", "training-ops 7"
+        "softmax_max",
+        "tensor",
+        "as the forward returned it; never recomputed",
+        None,
+        "float32",
+        "training-ops 7",
     ),
     Argument(
-        "softmax_sum", "tensor", "as the forward returned it; never recomputed", None, "float32", "training-ops 7"
+        "softmax_sum",
+        "tensor",
+        "as the forward returned it; never recomputed",
+        None,
+        "float32",
+        "training-ops 7",
     ),
     Argument("softmax_in", "tensor", "without effect", None),
     Argument(
         "attention_in", "tensor", "attention_out; must not be None", None, "query's", source="training-ops 7"
     ),
-    Argument("seed", "int", "of the dropout bits; returned as given when keep_prob is 1", 0, source="training-ops 6"),
+    Argument(
+        "seed",
+        "int",
+        "of the dropout bits; returned as given when keep_prob is 1",
+        0,
+        source="training-ops 6",
+    ),
     Argument("offset", "int", "of the dropout bits; returned as given when keep_prob is 1", 0),
     Argument("numels", "int", "without effect when keep_prob is 1", 0),
     Argument("gen_mask_parallel", "bool", "without effect", True),
@@ -114,9 +134,9 @@ OTHERS = (
 BY_NAME = {argument.name: argument for argument in (*ARGUMENTS, *OTHERS)}
 PLACE = {argument.name: place for place, argument in enumerate(ARGUMENTS)}
 
-# ARGUMENTS[:COMMON] is what an ordinary call says; the rest is at its default, or about to be refused, and
-# only passed on when it is not: each argument of a torch operator costs about a quarter of a microsecond.
-COMMON = PLACE["softmax_layout"] + 1
+# ARGUMENTS[:COMMON] is what every call passes on; the rest only when something in it is not at its default:
+# each argument of a torch operator costs about a quarter of a microsecond.
+COMMON = PLACE["sparse_mode"] + 1
 
 RESULTS = {
     "attention_out": "the output, contiguous, in query's layout with value's D",
@@ -169,8 +189,8 @@ _FORWARD = "query key value head_num input_layout"
 _BACKWARD = "query key value dy head_num input_layout"
 _SAVED = "softmax_max softmax_sum softmax_in attention_in"
 _V1 = (
-    "pse padding_mask atten_mask scale keep_prob pre_tockens next_tockens inner_precise prefix "
-    "actual_seq_qlen actual_seq_kvlen sparse_mode gen_mask_parallel sync softmax_layout sink"
+    "pse padding_mask atten_mask scale keep_prob pre_tockens next_tockens inner_precise "
+    "prefix actual_seq_qlen actual_seq_kvlen sparse_mode gen_mask_parallel sync softmax_layout sink"
 )
 _SEVEN = ("attention_out", "softmax_max", "softmax_sum", "softmax_out", "seed", "offset", "numels")
 
@@ -178,9 +198,9 @@ V1 = Function("npu_fusion_attention", f"{_FORWARD} {_V1} dropout_mask seed offse
 V2 = Function(
     "npu_fusion_attention_v2",
     _FORWARD,
-    "pse padding_mask atten_mask query_rope key_rope scale keep_prob pre_tokens next_tokens inner_precise prefix "
-    "actual_seq_qlen actual_seq_kvlen sparse_mode gen_mask_parallel sync pse_type q_start_idx kv_start_idx "
-    "softmax_layout sink dropout_mask seed offset",
+    "pse padding_mask atten_mask query_rope key_rope scale keep_prob pre_tokens next_tokens inner_precise "
+    "prefix actual_seq_qlen actual_seq_kvlen sparse_mode gen_mask_parallel sync pse_type q_start_idx "
+    "kv_start_idx softmax_layout sink dropout_mask seed offset",
     _SEVEN,
     2,
 )
@@ -188,8 +208,9 @@ V3 = Function("npu_fusion_attention_v3", f"{_FORWARD} {_V1}", "", _SEVEN[:6], 3)
 V1_GRAD = Function(
     "npu_fusion_attention_grad",
     _BACKWARD,
-    f"pse padding_mask atten_mask {_SAVED} scale_value keep_prob pre_tockens next_tockens inner_precise seed offset "
-    "numels prefix actual_seq_qlen actual_seq_kvlen sparse_mode gen_mask_parallel sync softmax_layout sink",
+    f"pse padding_mask atten_mask {_SAVED} scale_value keep_prob pre_tockens next_tockens inner_precise seed "
+    "offset numels prefix actual_seq_qlen actual_seq_kvlen sparse_mode gen_mask_parallel sync softmax_layout "
+    "sink",
     ("dq", "dk", "dv", "dpse", "dsink"),
     1,
     backward=True,
@@ -198,8 +219,8 @@ V2_GRAD = Function(
     "npu_fusion_attention_grad_v2",
     _BACKWARD,
     f"pse padding_mask atten_mask {_SAVED} query_rope key_rope scale_value keep_prob pre_tokens next_tokens "
-    "inner_precise seed offset numels prefix actual_seq_qlen actual_seq_kvlen sparse_mode gen_mask_parallel sync "
-    "pse_type q_start_idx kv_start_idx softmax_layout sink",
+    "inner_precise seed offset numels prefix actual_seq_qlen actual_seq_kvlen sparse_mode gen_mask_parallel "
+    "sync pse_type q_start_idx kv_start_idx softmax_layout sink",
     ("dq", "dk", "dv", "dpse", "dq_rope", "dk_rope", "dsink"),
     2,
     backward=True,
@@ -207,8 +228,8 @@ V2_GRAD = Function(
 V3_GRAD = Function(
     "npu_fusion_attention_grad_v3",
     _BACKWARD,
-    f"pse padding_mask atten_mask {_SAVED} scale_value keep_prob pre_tockens next_tockens inner_precise seed offset "
-    "prefix actual_seq_qlen actual_seq_kvlen sparse_mode gen_mask_parallel sync softmax_layout sink",
+    f"pse padding_mask atten_mask {_SAVED} scale_value keep_prob pre_tockens next_tockens inner_precise seed "
+    "offset prefix actual_seq_qlen actual_seq_kvlen sparse_mode gen_mask_parallel sync softmax_layout sink",
     ("dq", "dk", "dv", "dpse", "dsink"),
     3,
     backward=True,

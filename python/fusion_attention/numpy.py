@@ -4,17 +4,23 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
 from fusion_attention import _check, _core, _table
 from fusion_attention._define import define
 from fusion_attention._elements import ELEMENTS, OTHER
+from fusion_attention._explain import examiner
+
+if TYPE_CHECKING:
+    from fusion_attention import _signatures
+
+_NDArray = np.ndarray[Any, Any]
 
 
-def _array(name: str, array: np.ndarray | None) -> tuple[int, int, tuple[int, ...], tuple[int, ...]] | None:
-    """What the binding takes: address, element, shape, strides in elements. The caller keeps `array` alive."""
+def _array(name: str, array: _NDArray | None) -> tuple[int, int, tuple[int, ...], tuple[int, ...]] | None:
+    """What the binding takes: address, element, shape, strides in elements. The caller keeps the array."""
     if array is None:
         return None
     element = ELEMENTS.get(array.dtype.name, OTHER) if array.dtype.isnative else OTHER
@@ -26,20 +32,20 @@ def _array(name: str, array: np.ndarray | None) -> tuple[int, int, tuple[int, ..
 
 
 def _plain(array: Any) -> Any:
-    """The array itself, or a copy where its strides are negative or fall between elements, or its data does."""
+    """The array itself, or a copy where strides are negative or fall between elements, or its data does."""
     if not isinstance(array, np.ndarray):
         return array
     size = array.itemsize
     odd = any(step < 0 or step % size for step in array.strides) or not array.flags.aligned
-    return np.ascontiguousarray(array) if odd else array
+    return array.copy() if odd else array
 
 
 def _call(backward: bool, tockens: bool, words: tuple[Any, ...]) -> _core.FusionAttention:
-    """The call, read and checked in C++. `words` are in the table's order, the last of them may be missing."""
+    """The call, read and checked in C++. `words`, made plain, follow the table; the last may be missing."""
     defaults = (argument.default for argument in _table.ARGUMENTS[len(words) :])
     ordered = zip(_table.ARGUMENTS, (*words, *defaults))
     given = (_array(row.name, word) if row.kind == "tensor" else word for row, word in ordered)
-    return _core.FusionAttention(backward, tockens, *given)
+    return _core.FusionAttention(backward, tockens, *cast(Any, given))
 
 
 def _implementation(function: _table.Function) -> Callable[..., tuple[Any, ...]]:
@@ -92,7 +98,7 @@ def _gradient_implementation(function: _table.Function) -> Callable[..., tuple[A
     return backward
 
 
-def _public(function: _table.Function) -> Callable[..., tuple[Any, ...]]:
+def _public(function: _table.Function) -> Any:
     make = _gradient_implementation if function.backward else _implementation
     return define(
         function,
@@ -104,9 +110,17 @@ def _public(function: _table.Function) -> Callable[..., tuple[Any, ...]]:
     )
 
 
-npu_fusion_attention = _public(_table.V1)
-npu_fusion_attention_v2 = _public(_table.V2)
-npu_fusion_attention_v3 = _public(_table.V3)
-npu_fusion_attention_grad = _public(_table.V1_GRAD)
-npu_fusion_attention_grad_v2 = _public(_table.V2_GRAD)
-npu_fusion_attention_grad_v3 = _public(_table.V3_GRAD)
+npu_fusion_attention: _signatures.V1[_NDArray] = _public(_table.V1)
+npu_fusion_attention_v2: _signatures.V2[_NDArray] = _public(_table.V2)
+npu_fusion_attention_v3: _signatures.V3[_NDArray] = _public(_table.V3)
+npu_fusion_attention_grad: _signatures.V1Grad[_NDArray] = _public(_table.V1_GRAD)
+npu_fusion_attention_grad_v2: _signatures.V2Grad[_NDArray] = _public(_table.V2_GRAD)
+npu_fusion_attention_grad_v3: _signatures.V3Grad[_NDArray] = _public(_table.V3_GRAD)
+
+
+def _examined(tockens: bool, words: tuple[Any, ...]) -> tuple[_core.FusionAttention, Any]:
+    words = tuple(map(_plain, words))
+    return _call(False, tockens, words), words
+
+
+examine = examiner(_examined, np.ndarray, "NumPy array", __name__)

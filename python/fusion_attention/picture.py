@@ -1,4 +1,4 @@
-"""Pictures of masks: which keys each row sees, as text and as PNG. Takes boolean arrays, knows no interface."""
+"""Pictures of masks, as text and as PNG: which keys each row sees. Knows no interface."""
 
 from __future__ import annotations
 
@@ -13,7 +13,14 @@ NONE, PART, FULL = "·", "▒", "█"
 COLOURS = {"none": "#f2f2f2", "part": "#e69f00", "full": "#0072b2"}  # told apart by any eye
 
 
-def _cells(visible: np.ndarray, rows: int, keys: int) -> np.ndarray:
+def matrix(visible: bytes, rows: int, keys: int) -> Any:
+    """One byte per (row, key), row-major, as a boolean matrix."""
+    import numpy as np
+
+    return np.frombuffer(visible, np.uint8).reshape(rows, keys) != 0
+
+
+def _cells(visible: np.ndarray, rows: int, keys: int) -> Any:
     """The share of visible pairs in each cell of a rows × keys grid laid over the mask."""
     import numpy as np
 
@@ -28,15 +35,19 @@ def _cells(visible: np.ndarray, rows: int, keys: int) -> np.ndarray:
 def text(visible: np.ndarray, width: int = 64, height: int = 32) -> str:
     """The mask in characters, rows downwards and keys to the right.
 
-    ``█`` every pair of the cell is visible, ``▒`` some are, ``·`` none is. A mask larger than width × height is
-    shown in equal cells.
+    ``█`` every pair of the cell is visible, ``▒`` some are, ``·`` none is. A mask larger than
+    width × height is shown in equal cells.
     """
     rows, keys = visible.shape
     if rows == 0 or keys == 0:
         return f"(empty: {rows} rows, {keys} keys)"
     share = _cells(visible, min(rows, height), min(keys, width))
     lines = ["".join(FULL if s == 1 else NONE if s == 0 else PART for s in line) for line in share]
-    scale = "" if share.shape == visible.shape else f", one cell = {rows / len(lines):.4g} × {keys / len(lines[0]):.4g}"
+    scale = (
+        ""
+        if share.shape == visible.shape
+        else f", one cell = {rows / len(lines):.4g} × {keys / len(lines[0]):.4g}"
+    )
     return "\n".join([f"{rows} rows ↓   {keys} keys →{scale}", *lines])
 
 
@@ -60,8 +71,16 @@ def png(visible: np.ndarray, file: str | Path, title: str = "") -> Path:
     share = tiles(visible)
     kind = np.where(share == 1, 2, np.where(share == 0, 0, 1))
     size = 6.0
-    figure, axes = plt.subplots(figsize=(size, size * min(max(rows / max(keys, 1), 0.3), 2)), layout="constrained")
-    axes.imshow(kind, cmap=ListedColormap(list(COLOURS.values())), vmin=0, vmax=2, extent=(0, across * TILE, down * TILE, 0))
+    figure, axes = plt.subplots(
+        figsize=(size, size * min(max(rows / max(keys, 1), 0.3), 2)), layout="constrained"
+    )
+    axes.imshow(
+        kind,
+        cmap=ListedColormap(list(COLOURS.values())),
+        vmin=0,
+        vmax=2,
+        extent=(0, across * TILE, down * TILE, 0),
+    )
     if rows * keys <= 512 * 512:  # the pairs themselves, where a point of the picture can show one
         shade = np.zeros((rows, keys, 4))
         shade[..., 3] = np.where(visible, 0.0, 0.55)

@@ -23,7 +23,7 @@ def main(arguments: list[str]) -> None:
     os.environ.pop(ENVIRONMENT, None)  # the command line decides, not an older choice
     enable(*layers, device=not names_only)
     # Processes that the script starts (torchrun, spawned workers) make the same choice.
-    os.environ[ENVIRONMENT] = "names" if names_only else "device"
+    os.environ[ENVIRONMENT] = f"{'names' if names_only else 'device'}:{','.join(layers)}"
     sys.argv = command
     _set_first_path(os.getcwd() if is_module else str(Path(command[0]).resolve().parent))
     if is_module:

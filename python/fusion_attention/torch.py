@@ -1,7 +1,7 @@
 """npu_fusion_attention on torch tensors: eager, autograd, autocast and torch.compile(fullgraph=True).
 
-Six public functions under the exact names, orders and defaults of the Ascend documents stand on two operators,
-torch.ops.fusion_attention.forward and .backward. Lengths reach them as tensors, so that a compiled graph does
+Six public functions under the exact names, orders and defaults of the Ascend documents stand on the operators
+torch.ops.fusion_attention.forward and backward. Lengths reach them as tensors, so that a compiled graph does
 not depend on their values.
 """
 
@@ -9,27 +9,33 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad
 
 from fusion_attention import _check, _core, _shapes, _table
 from fusion_attention._define import define, torch_schemas
 from fusion_attention._elements import ELEMENTS, OTHER
+from fusion_attention._explain import examiner
 
-# --- The operators -------------------------------------------------------------------------------------------
+if TYPE_CHECKING:
+    from fusion_attention import _signatures
+
+# --- The operators ---
 
 _ELEMENT = {getattr(torch, name): code for name, code in ELEMENTS.items() if hasattr(torch, name)}
 _ELEMENT[torch.bool] = ELEMENTS["bool"]
 
-_library = torch.library.Library("fusion_attention", "DEF")
+_library: Any = torch.library.Library("fusion_attention", "DEF")  # type: ignore[no-untyped-call]
 _FORWARD, _BACKWARD = torch_schemas()
-# `forward` can be differentiated; `inference` is the same without the detour through autograd, for when nothing
-# requires a gradient, and what `forward` stands on.
+# `forward` can be differentiated; `inference` is the same without the detour through autograd: what `forward`
+# stands on, and what is called when nothing requires a gradient.
 for _name, _schema in (("forward", _FORWARD), ("inference", _FORWARD), ("backward", _BACKWARD)):
     _library.define(_name + _schema, tags=(torch.Tag.pt2_compliant_tag, torch.Tag.flexible_layout))
 
+_STRIDED, _FLOAT32 = torch.strided, torch.float32
 _Array = tuple[int, int, Any, Any]
 
 
@@ -37,10 +43,10 @@ def _array(name: str, tensor: Tensor | None) -> _Array | None:
     """What the binding takes: address, element, shape, strides."""
     if tensor is None:
         return None
-    if not tensor.is_cpu or tensor.layout is not torch.strided:
-        given = f"device {tensor.device}" if not tensor.is_cpu else f"layout {tensor.layout}"
-        raise RuntimeError(f"{name}: got {given}, allowed is a dense tensor on the cpu")
-    return tensor.data_ptr(), _ELEMENT.get(tensor.dtype, OTHER), tensor.shape, tensor.stride()
+    if tensor.is_cpu and tensor.layout is _STRIDED:
+        return tensor.data_ptr(), _ELEMENT.get(tensor.dtype, OTHER), tensor.shape, tensor.stride()
+    given = f"layout {tensor.layout}" if tensor.is_cpu else f"device {tensor.device}"
+    raise RuntimeError(f"{name}: got {given}, allowed is a dense tensor on the cpu")
 
 
 def _integers(name: str, tensor: Tensor | None) -> list[int] | None:
@@ -48,7 +54,9 @@ def _integers(name: str, tensor: Tensor | None) -> list[int] | None:
         return None
     if tensor.dim() != 1 or tensor.dtype.is_floating_point or tensor.dtype is torch.bool or not tensor.is_cpu:
         given = f"a {tensor.dtype} tensor of rank {tensor.dim()} on {tensor.device}"
-        raise RuntimeError(f"{name}: got {given}, allowed is a list of ints or a 1-D integer tensor on the cpu")
+        raise RuntimeError(
+            f"{name}: got {given}, allowed is a list of ints or a 1-D integer tensor on the cpu"
+        )
     ends: list[int] = tensor.tolist()
     return ends
 
@@ -118,8 +126,8 @@ def _call(
 
 def _forward_kernel(query: Tensor, *rest: Any, **options: Any) -> tuple[Tensor, Tensor, Tensor]:
     call = _call(False, query, *rest, **options)
-    out = query.new_empty(call.output_shape)
-    top = query.new_empty(call.statistics_shape, dtype=torch.float32)
+    out = torch.empty(*call.output_shape, dtype=query.dtype)
+    top = torch.empty(*call.statistics_shape, dtype=_FLOAT32)
     total = torch.empty_like(top)
     call.forward(out.data_ptr(), top.data_ptr(), total.data_ptr())
     for note in call.notes():
@@ -140,10 +148,12 @@ def _backward_kernel(
 ) -> tuple[Tensor, Tensor, Tensor]:
     call = _call(True, query, key, value, *rest, **options)
     gradients = tuple(torch.empty(operand.shape, dtype=query.dtype) for operand in (query, key, value))
+    # Named, because the addresses must outlive the call.
+    top, total = (None if x is None else x.contiguous() for x in (softmax_max, softmax_sum))
     call.backward(
         _array("dy", dy),
-        _array("softmax_max", None if softmax_max is None else softmax_max.contiguous()),
-        _array("softmax_sum", None if softmax_sum is None else softmax_sum.contiguous()),
+        _array("softmax_max", top),
+        _array("softmax_sum", total),
         _array("attention_in", attention_in),
         *(gradient.data_ptr() for gradient in gradients),
     )
@@ -151,26 +161,38 @@ def _backward_kernel(
 
 
 def _forward_fake(
-    query: Tensor, key: Tensor, value: Tensor, tockens: bool, head_num: int, input_layout: str, *_: Any, **__: Any
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    tockens: bool,
+    head_num: int,
+    input_layout: str,
+    *_: Any,
+    **__: Any,
 ) -> tuple[Tensor, Tensor, Tensor]:
     out, statistics = _shapes.results(query.shape, key.shape, value.shape, head_num, input_layout)
     top, total = (query.new_empty(statistics, dtype=torch.float32) for _ in range(2))
     return query.new_empty(out), top, total
 
 
-def _backward_fake(query: Tensor, key: Tensor, value: Tensor, *_: Any, **__: Any) -> tuple[Tensor, Tensor, Tensor]:
+def _backward_fake(
+    query: Tensor, key: Tensor, value: Tensor, *_: Any, **__: Any
+) -> tuple[Tensor, Tensor, Tensor]:
     return query.new_empty(query.shape), query.new_empty(key.shape), query.new_empty(value.shape)
 
 
 _OPERANDS = 3  # query, key, value: what has a gradient
 
 
+_Three = tuple[Tensor, Tensor, Tensor]
+
+
 class _Attention(torch.autograd.Function):
     """`register_autograd` would do, if it did not spend 10 µs on each argument of the schema."""
 
     @staticmethod
-    def forward(ctx: Any, *words: Any) -> tuple[Tensor, Tensor, Tensor]:
-        output: tuple[Tensor, Tensor, Tensor] = _inference(*words)
+    def forward(ctx: Any, *words: Any) -> _Three:
+        output: _Three = _inference(*words)
         ctx.mark_non_differentiable(output[1], output[2])
         ctx.set_materialize_grads(False)
         ctx.save_for_backward(*output, *(word for word in words if isinstance(word, Tensor)))
@@ -192,9 +214,16 @@ class _Attention(torch.autograd.Function):
         return (*wanted, *nothing[_OPERANDS:])
 
 
-def _forward_autograd(query: Tensor, key: Tensor, value: Tensor, *rest: Any) -> tuple[Tensor, Tensor, Tensor]:
-    if torch.is_grad_enabled() and (query.requires_grad or key.requires_grad or value.requires_grad):
-        result: tuple[Tensor, Tensor, Tensor] = _Attention.apply(query, key, value, *rest)
+def _differentiable(query: Tensor, key: Tensor, value: Tensor) -> bool:
+    """Whether anybody wants a derivative; forward mode included, which autograd then refuses."""
+    if forward_ad._current_level >= 0:
+        return True
+    return torch.is_grad_enabled() and (query.requires_grad or key.requires_grad or value.requires_grad)
+
+
+def _forward_autograd(query: Tensor, key: Tensor, value: Tensor, *rest: Any) -> _Three:
+    if _differentiable(query, key, value):
+        result: _Three = _Attention.apply(query, key, value, *rest)  # type: ignore[no-untyped-call]
     else:
         result = _inference(query, key, value, *rest)
     return result
@@ -219,7 +248,7 @@ _forward = torch.ops.fusion_attention.forward.default
 _inference = torch.ops.fusion_attention.inference.default
 _backward = torch.ops.fusion_attention.backward.default
 
-# --- The functions -------------------------------------------------------------------------------------------
+# --- The functions ---
 
 
 def _as_lengths(name: str, value: Any) -> Any:
@@ -235,23 +264,20 @@ def _ends(value: Any) -> Tensor | None:
     return value if value is None or isinstance(value, Tensor) else torch.tensor(value, dtype=torch.int64)
 
 
-_Q_ENDS, _KV_ENDS = (_table.PLACE[name] - _OPERANDS for name in ("actual_seq_qlen", "actual_seq_kvlen"))
-_PREFIX, _Q_START, _KV_START = (_table.PLACE[name] - _table.COMMON for name in ("prefix", "q_start_idx", "kv_start_idx"))
+_Q_ENDS, _KV_ENDS = (_table.PLACE[name] - _table.COMMON for name in ("actual_seq_qlen", "actual_seq_kvlen"))
+_LISTS = [_table.PLACE[name] - _table.COMMON for name in ("prefix", "q_start_idx", "kv_start_idx")]
 
 
-def _with_tensors(common: tuple[Any, ...]) -> tuple[Any, ...]:
-    """The lengths as the operators take them."""
-    if common[_Q_ENDS] is None and common[_KV_ENDS] is None:
-        return common
-    words = list(common)
+def _for_operator(rest: tuple[Any, ...]) -> tuple[Any, ...]:
+    """Lengths as tensors, all else that is a list as a list."""
+    if not rest:
+        return rest
+    words = list(rest)
     for place in (_Q_ENDS, _KV_ENDS):
         words[place] = _ends(words[place])
+    for place in _LISTS:
+        words[place] = _list(words[place])
     return tuple(words)
-
-
-def _with_lists(rest: tuple[Any, ...]) -> tuple[Any, ...]:
-    """Everything else that is a list stays one in the operators."""
-    return tuple(_list(word) if place in (_PREFIX, _Q_START, _KV_START) else word for place, word in enumerate(rest))
 
 
 def _implementation(function: _table.Function) -> Callable[..., tuple[Any, ...]]:
@@ -266,18 +292,20 @@ def _implementation(function: _table.Function) -> Callable[..., tuple[Any, ...]]
         seed: int = 0,
         offset: int = 0,
     ) -> tuple[Any, ...]:
-        words = (query, key, value, tockens, *_with_tensors(common), *_with_lists(rest))
-        differentiable = torch.is_grad_enabled() and (
-            query.requires_grad or key.requires_grad or value.requires_grad
-        )
-        out, top, total = (_forward if differentiable else _inference)(*words)
+        words = (query, key, value, tockens, *common, *_for_operator(rest))
+        if not _differentiable(query, key, value):
+            out, top, total = _inference(*words)
+        elif torch.compiler.is_compiling():
+            out, top, total = _forward(*words)
+        else:  # what `_forward` comes to, without its two detours through Python
+            out, top, total = _Attention.apply(*words)  # type: ignore[no-untyped-call]
         reserved = query.new_empty(0)
         if version == 3:
             zeros = (torch.zeros(1, dtype=torch.int64) for _ in range(2))
             return (out, top, total, reserved, *zeros)
-        head_num, layout = common[:2]
-        lengths = _list(common[_Q_ENDS]), _list(common[_KV_ENDS])
-        return out, top, total, reserved, seed, offset, _shapes.numels(query.shape, key.shape, head_num, layout, *lengths)
+        ends = (_list(rest[_Q_ENDS]), _list(rest[_KV_ENDS])) if rest else (None, None)
+        numels = _shapes.numels(query.shape, key.shape, common[0], common[1], *ends)
+        return out, top, total, reserved, seed, offset, numels
 
     return forward
 
@@ -299,14 +327,14 @@ def _gradient_implementation(function: _table.Function) -> Callable[..., tuple[A
         offset: int | Tensor | None,
     ) -> tuple[Any, ...]:
         saved = dy, softmax_max, softmax_sum, attention_in
-        words = (query, key, value, tockens, *_with_tensors(common), *_with_lists(rest))
+        words = (query, key, value, tockens, *common, *_for_operator(rest))
         gradients = _backward(*words[:_OPERANDS], *saved, *words[_OPERANDS:])
         return (*gradients, *absent)
 
     return backward
 
 
-def _public(function: _table.Function) -> Callable[..., tuple[Any, ...]]:
+def _public(function: _table.Function) -> Any:
     make = _gradient_implementation if function.backward else _implementation
     return define(
         function,
@@ -318,9 +346,18 @@ def _public(function: _table.Function) -> Callable[..., tuple[Any, ...]]:
     )
 
 
-npu_fusion_attention = _public(_table.V1)
-npu_fusion_attention_v2 = _public(_table.V2)
-npu_fusion_attention_v3 = _public(_table.V3)
-npu_fusion_attention_grad = _public(_table.V1_GRAD)
-npu_fusion_attention_grad_v2 = _public(_table.V2_GRAD)
-npu_fusion_attention_grad_v3 = _public(_table.V3_GRAD)
+npu_fusion_attention: _signatures.V1[Tensor] = _public(_table.V1)
+npu_fusion_attention_v2: _signatures.V2[Tensor] = _public(_table.V2)
+npu_fusion_attention_v3: _signatures.V3[Tensor] = _public(_table.V3)
+npu_fusion_attention_grad: _signatures.V1Grad[Tensor] = _public(_table.V1_GRAD)
+npu_fusion_attention_grad_v2: _signatures.V2Grad[Tensor] = _public(_table.V2_GRAD)
+npu_fusion_attention_grad_v3: _signatures.V3Grad[Tensor] = _public(_table.V3_GRAD)
+
+
+def _examined(tockens: bool, words: tuple[Any, ...]) -> tuple[_core.FusionAttention, Any]:
+    operands, common, rest = words[:_OPERANDS], words[_OPERANDS : _table.COMMON], words[_table.COMMON :]
+    ordered: Any = (*operands, tockens, *common, *_for_operator(rest))
+    return _call(False, *ordered), words
+
+
+examine = examiner(_examined, Tensor, "torch tensor", __name__)

@@ -168,6 +168,7 @@ void check_statistics(const char* argument, const Array& array, const std::vecto
   if (!has_shape(array, shape)) {
     refuse(argument, shape_text(array), shape_text(shape.data(), shape.size()));
   }
+  if (std::find(shape.begin(), shape.end(), 0) != shape.end()) return;  // nothing to be contiguous about
   const Array packed = contiguous_array(array.data, array.element, array.shape.data(), array.rank);
   for (std::size_t axis = 0; axis < shape.size(); ++axis) {
     if (shape[axis] > 1 && array.stride[axis] != packed.stride[axis])

@@ -72,7 +72,7 @@ struct Amx : Vectors {
   template <class Format, bool Accumulate, int Columns, class Hook>
   FA_INLINE static void block_in_tiles(const Operands& o, float* c, Hook& hook) {
     const int groups = (o.units + kGroupUnits - 1) / kGroupUnits, strips = o.rows > kTileRows ? 2 : 1;
-    constexpr int kPairs = Format::kPlanes * (Format::kPlanes + 1) / 2;
+    constexpr int kPairs = Format::kPlanes == 2 ? 4 : Format::kPlanes * (Format::kPlanes + 1) / 2;
     Pace pace(groups * kPairs * strips);
     c_tiles<Columns>(strips, [&]<int T>(int at) {
       if constexpr (Accumulate)
@@ -83,7 +83,7 @@ struct Amx : Vectors {
     const std::byte *a = o.a, *b = o.b;
     for (int group = 0; group < groups; ++group, a += kGroupBytes, b += kGroupBytes)
       for (int i = 0; i < Format::kPlanes; ++i)
-        for (int j = 0; i + j < Format::kPlanes; ++j)
+        for (int j = 0; j < Format::kPlanes && i + j <= Format::kOrder; ++j)
           for (int strip = 0; strip < strips; ++strip) {
             multiply<Columns>(strip, a + i * o.a_plane, b + j * o.b_plane);
             pace.step(hook);

@@ -160,7 +160,7 @@ struct Scalar {
         float* out = c + c_offset(row, half);
         vec sum = Accumulate ? load(out) : zero();
         for (int i = 0; i < Format::kPlanes; ++i)
-          for (int j = 0; i + j < Format::kPlanes; ++j)
+          for (int j = 0; j < Format::kPlanes && i + j <= Format::kOrder; ++j)
             for (int u = 0; u < o.units; ++u) {
               const std::size_t group = static_cast<std::size_t>(u / kGroupUnits) * kGroupBytes;
               const std::byte* a = o.a + i * o.a_plane + group + row * kLine + u % kGroupUnits * 4;

@@ -29,16 +29,20 @@ constexpr int c_offset(int row, int half) {
 }
 
 // How a value is held in A and B. A value is the sum of its planes; the product of two values is the
-// sum of the plane products i, j with i + j < kPlanes (1, 3 or 6 of them), all into the same C.
+// sum of the products of planes i, j with i + j <= kOrder (1, 4 or 6 of them), all into the same C.
 struct Fp32 {
   static constexpr int kUnitElements = 1;  // elements in a unit
   static constexpr int kPlanes = 1;
+  static constexpr int kOrder = 0;
   static constexpr int kExpDegree = 5;  // exp2 polynomial: relative error 1.4e-7
 };
 template <int Planes>
 struct Bf16Planes {
   static constexpr int kUnitElements = 2;
-  static constexpr int kPlanes = Planes;                  // 1: bf16; 2: fp16 exactly; 3: fp32 to 2^-24
+  static constexpr int kPlanes = Planes;  // 1: bf16; 2: fp16 exactly; 3: fp32 to 2^-24
+  // fp16: all four products, or a short row would miss the bound of fp16 by FMA; fp32: what is left out is
+  // below 2^-21.
+  static constexpr int kOrder = Planes == 1 ? 0 : 2;
   static constexpr int kExpDegree = Planes == 1 ? 3 : 5;  // 7.5e-5 hides below the rounding of P, 2^-9
 };
 using Bf16 = Bf16Planes<1>;

@@ -15,7 +15,6 @@
 #pragma once
 
 #include <new>
-#include <type_traits>
 
 #include "kernels/partial.h"
 #include "kernels/rate.h"
@@ -121,10 +120,10 @@ class ForwardRun {
     nonfinite_ = false;
     for (std::int64_t key = chunk_; key < end; key += a_.blocking.round_trip)
       for (int column = 0; column < at_.columns; ++column)
-        nonfinite_ |=
-            pack_b<Arch, Format>(values_from(key), lesser(a_.blocking.round_trip, end - key), column * kBlock,
-                                 lesser(kBlock, shape_.value_depth - column * kBlock), a_.blocking.round_trip,
-                                 packed_value((key - chunk_) / a_.blocking.round_trip, column));
+        nonfinite_ |= pack_depth<Arch, Format, false>(
+            values_from(key), lesser(a_.blocking.round_trip, end - key), column * kBlock,
+            lesser(kBlock, shape_.value_depth - column * kBlock), a_.blocking.round_trip,
+            packed_value((key - chunk_) / a_.blocking.round_trip, column));
   }
   std::byte* packed_key(std::int64_t key) const {
     return scratch_ + at_.keys + (key - chunk_) / kBlock * at_.k;
@@ -257,13 +256,7 @@ class ForwardRun {
     const std::int64_t element = key - first + pending_.begin * kBlock;
     const std::byte* line =
         scratch_ + at_.weights + element / kGroupElements<Format> * kGroupBytes + r * kLine;
-    float sum = 0;
-    for (int i = 0; i < Format::kPlanes; ++i) {
-      using Element = std::conditional_t<Format::kUnitElements == 1, float, bf16>;
-      sum += to_float(
-          reinterpret_cast<const Element*>(line + i * at_.p_plane)[element % kGroupElements<Format>]);
-    }
-    return sum;
+    return a_element<Format>(line, at_.p_plane, element % kGroupElements<Format>);
   }
 
   void finish(std::int64_t b) {

@@ -7,6 +7,7 @@
 #include <cstring>
 
 #include "arch/tile.h"
+#include "base/half.h"
 #include "base/inline.h"
 #include "base/math.h"
 
@@ -54,6 +55,22 @@ template <class Arch, class T>
 FA_INLINE typename Arch::vec load_some(const T* p, std::int64_t n) {
   if (n >= kLanes) return Arch::load(p);
   return n > 0 ? Arch::load(p, static_cast<int>(n)) : Arch::zero();
+}
+
+// Up to sixteen elements of a vec.
+template <class Arch, class T>
+FA_INLINE void store_some(T* p, typename Arch::vec x, std::int64_t n) {
+  n >= kLanes ? Arch::store(p, x) : Arch::store(p, x, static_cast<int>(n));
+}
+
+// One element of an A line, all planes together.
+template <class Format>
+FA_INLINE float a_element(const std::byte* line, std::size_t plane, std::int64_t element) {
+  if constexpr (Format::kUnitElements == 1) return reinterpret_cast<const float*>(line)[element];
+  float sum = 0;
+  for (int i = 0; i < Format::kPlanes; ++i)
+    sum += to_float(reinterpret_cast<const bf16*>(line + i * plane)[element]);
+  return sum;
 }
 
 // Takes the leading bf16 of every lane and leaves the rest; an infinity or NaN leaves nothing behind.
@@ -143,35 +160,43 @@ FA_INLINE typename Arch::vec clear_nonfinite(typename Arch::vec x, bool& found) 
   return Arch::select(bad, Arch::zero(), x);
 }
 
-// B: depth is `rows` rows (any number up to the `capacity` that sets the distance of planes), columns are
-// `channels` ≤ 32 of their channels. Non-finite elements become zero and are reported.
-// [plane][group][2 halves][16 units][64 B]
-template <class Arch, class Format, class T>
-bool pack_b(Rows<T> from, std::int64_t rows, std::int64_t first_channel, std::int64_t channels,
-            std::int64_t capacity, std::byte* out) {
+// Depth is `rows` rows (any number up to the `capacity` that sets the distance of planes), the other axis is
+// `channels` ≤ 32 of their channels. As it lies that is B, [plane][group][2 halves][16 units][16 channels];
+// with every 16 × 16 tile transposed it is A of the transpose, [plane][group][32 channels][16 units].
+// Non-finite elements become zero and are reported.
+template <class Arch, class Format, bool Transposed, class T>
+bool pack_depth(Rows<T> from, std::int64_t rows, std::int64_t first_channel, std::int64_t channels,
+                std::int64_t capacity, std::byte* out) {
   bool found = false;
   const std::size_t plane = plane_bytes<Format>(capacity);
+  // Whole steps: what lies past the rows is multiplied by zero and must not be NaN.
+  const int whole = groups<Format>(round_up(rows, kBlock));
   const auto line = [&](std::int64_t row, int half) {
     const std::int64_t n = row < rows ? channels - half * kLanes : 0;
-    return clear_nonfinite<Arch>(
-        load_some<Arch>(from[row < rows ? row : 0] + first_channel + half * kLanes, n), found);
+    const T* p = from[row < rows ? row : 0] + first_channel + half * kLanes;
+    return clear_nonfinite<Arch>(load_some<Arch>(p, n), found);
   };
   for (int half = 0; half < 2; ++half) {
-    if (half * kLanes >= channels) break;  // block<Columns = 1> never looks at the other half
-    for (int g = 0; g < groups<Format>(round_up(rows, kBlock));
-         ++g) {  // whole steps: P is zero there, V must not be NaN
+    if (!Transposed && half * kLanes >= channels) break;  // block<Columns = 1> never looks at the other half
+    for (int g = 0; g < whole; ++g) {
       std::byte* to = out + g * kGroupBytes + half * (kGroupBytes / 2);
-      for (int u = 0; u < arch::kGroupUnits; ++u, to += kLine) {
+      typename Arch::vec tile[Format::kPlanes][kLanes];
+      for (int u = 0; u < kLanes; ++u) {
         const std::int64_t row = std::int64_t{g} * kGroupElements<Format> + u * Format::kUnitElements;
         if constexpr (Format::kUnitElements == 1) {
-          Arch::store(reinterpret_cast<float*>(to), line(row, half));
+          tile[0][u] = line(row, half);
         } else {
           auto low = line(row, half), high = line(row + 1, half);
           for (int i = 0; i < Format::kPlanes; ++i) {
             const auto a = take_plane<Arch>(low), b = take_plane<Arch>(high);
-            Arch::store(reinterpret_cast<float*>(to + i * plane), Arch::interleave(a, b));
+            tile[i][u] = Arch::interleave(a, b);
           }
         }
+      }
+      for (int i = 0; i < Format::kPlanes; ++i) {
+        if constexpr (Transposed) Arch::transpose(tile[i]);
+        for (int u = 0; u < kLanes; ++u)
+          Arch::store(reinterpret_cast<float*>(to + i * plane + u * kLine), tile[i][u]);
       }
     }
   }

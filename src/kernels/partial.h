@@ -31,7 +31,7 @@ FA_INLINE void finish_row(const ForwardArgs& a, const ForwardTask& t, std::int64
       // A row that saw nothing is zero by choice: 0·NaN is not.
       const auto x =
           done.inverse == 0.0f ? Arch::zero() : Arch::mul(Arch::load(from), Arch::set(done.inverse));
-      width - c >= kLanes ? Arch::store(to + c, x) : Arch::store(to + c, x, static_cast<int>(width - c));
+      store_some<Arch>(to + c, x, width - c);
     }
   };
   if (t.partial) {

@@ -97,6 +97,23 @@ struct alignas(64) SoftmaxState {
   }
 };
 
+// One line of an A operand, 32 values, in every plane: rounded where there is one plane, split where there
+// are more.
+template <class Arch, class Format>
+FA_INLINE void store_a_line(std::byte* to, std::size_t plane, typename Arch::vec a, typename Arch::vec b) {
+  if constexpr (Format::kUnitElements == 1) {
+    Arch::store(reinterpret_cast<float*>(to), a);
+    Arch::store(reinterpret_cast<float*>(to + kGroupBytes), b);
+  } else if constexpr (Format::kPlanes == 1) {
+    Arch::store_pairs(to, a, b);
+  } else {
+    for (int i = 0; i < Format::kPlanes; ++i) {
+      const auto low = take_plane<Arch>(a), high = take_plane<Arch>(b);
+      Arch::store_pairs(to + i * plane, low, high);
+    }
+  }
+}
+
 // Scales every value of one row of an A line by a power of two.
 template <class Arch, class Format>
 FA_INLINE void scale_line(std::byte* line, float factor) {
@@ -166,32 +183,18 @@ struct SoftmaxStep {
     const vec e0 = Arch::template exp2<Format::kExpDegree>(x0),
               e1 = Arch::template exp2<Format::kExpDegree>(x1);
     Arch::store(state->l[r], Arch::add(Arch::load(state->l[r]), Arch::add(e0, e1)));
-    store_weights(r, e0, e1);
+    store_a_line<Arch, Format>(line(index, r), p_plane, e0, e1);
   }
 
   FA_INLINE std::byte* line(int step, int r) const {
     return p + step * kStepGroups * kGroupBytes + r * kLine;
   }
 
-  FA_INLINE void store_weights(int r, vec e0, vec e1) const {
-    std::byte* to = line(index, r);
-    if constexpr (Format::kUnitElements == 1) {
-      Arch::store(reinterpret_cast<float*>(to), e0);
-      Arch::store(reinterpret_cast<float*>(to + kGroupBytes), e1);
-    } else if constexpr (Format::kPlanes == 1) {
-      Arch::store_pairs(to, e0, e1);
-    } else {
-      for (int i = 0; i < Format::kPlanes; ++i) {
-        const vec a = take_plane<Arch>(e0), b = take_plane<Arch>(e1);
-        Arch::store_pairs(to + i * p_plane, a, b);
-      }
-    }
-  }
-
-  // Raises the reference of row r to the integer above its largest score and rescales what was summed under
-  // the old one: l, top, O, and the P of this slice that has not met V yet.
+  // Raises the reference of row r to the integer next to its largest score, towards zero (so that a maximum
+  // near zero is not the difference of two larger numbers), and rescales what was summed under the old one:
+  // l, top, O, and the P of this slice that has not met V yet.
   [[gnu::noinline]] void raise(int r, vec y0, vec y1) const {
-    const float raised = __builtin_ceilf(Arch::reduce_max(Arch::max(y0, y1))), old = state->m[r];
+    const float raised = __builtin_truncf(Arch::reduce_max(Arch::max(y0, y1))), old = state->m[r];
     state->m[r] = raised;
     if (old == kNothing) return;
     const float factor = __builtin_exp2f(old - raised);

@@ -1,5 +1,6 @@
 #include "fusion_attention/families/array.h"
 
+#include <algorithm>
 #include <cstddef>
 
 namespace fusion_attention {
@@ -22,7 +23,7 @@ Array contiguous_array(void* data, Element element, const std::int64_t* shape, i
     const auto i = static_cast<std::size_t>(axis);
     array.shape[i] = shape[axis];
     array.stride[i] = step;
-    step *= shape[axis];
+    step *= std::max<std::int64_t>(shape[axis], 1);  // an empty axis leaves the other strides distinct
   }
   return array;
 }

@@ -18,6 +18,7 @@ using testing::Guarded;
 
 constexpr int kMostUnits = 40, kMostGroups = (kMostUnits + kGroupUnits - 1) / kGroupUnits;
 constexpr int kPlanes[kBlockFormats] = {1, 1, 2, 3}, kElements[kBlockFormats] = {1, 2, 2, 2};
+constexpr int kOrder[kBlockFormats] = {0, 0, 2, 2};  // planes i, j meet when i + j is at most this
 constexpr const char* kFormatNames[kBlockFormats] = {"fp32", "bf16", "two planes", "three planes"};
 constexpr double kUnit = 0x1p-24;  // half an ulp of 1, the rounding of one operation
 
@@ -55,7 +56,7 @@ class Problem {
     size_.assign(kBlockFloats, 0.0);
     std::transform(start_.begin(), start_.end(), size_.begin(), [](float x) { return std::fabs(double{x}); });
     for (int i = 0; i < kPlanes[format]; ++i)
-      for (int j = 0; i + j < kPlanes[format]; ++j) add_product(a[i], b[j]);
+      for (int j = 0; j < kPlanes[format] && i + j <= kOrder[format]; ++j) add_product(a[i], b[j]);
   }
 
   Operands operands(int rows) {
@@ -67,7 +68,7 @@ class Problem {
   // Terms and the start value are added in some order, with one rounding per addition and perhaps one per
   // product; the depth may be rounded up to a group, which only adds zeros.
   double bound(int at) const {
-    const int pairs = kPlanes[format_] * (kPlanes[format_] + 1) / 2;
+    const int pairs = kPlanes[format_] == 2 ? 4 : kPlanes[format_] * (kPlanes[format_] + 1) / 2;
     return 1.01 * kUnit * (pairs * depth() + 2.0 * pairs * groups_ + 2) * size_[at];
   }
   double want(int at) const { return want_[at]; }

@@ -34,7 +34,10 @@ def draw(seed: int) -> tuple[dict, str, str]:
     masked = rng.random() < 0.75
     q_lens, kv_lens = draw_lengths(rng, pick, layout, sequences, mode if masked else 0, heads)
     line = f"{layout} {dtype} heads={heads}/{kv_heads} D={depth}/{value_depth} q={q_lens} kv={kv_lens}"
-    call = {"input_layout": layout if rng.random() < 0.9 or layout == "TND" else layout.lower(), "head_num": heads}
+    call = {
+        "input_layout": layout if rng.random() < 0.9 or layout == "TND" else layout.lower(),
+        "head_num": heads,
+    }
     call["scale"] = float(pick([1 / math.sqrt(depth)] * 4 + [1.0, -0.5, 0.0, 0.01]))
     call["sparse_mode"] = mode
     if masked:
@@ -96,7 +99,9 @@ def draw_mask(rng, pick, call, layout, mode, heads, q_lens, kv_lens) -> str:
         hidden = rng.random(shape) < pick([0.0, 0.1, 0.5, 0.95])
         if rng.random() < 0.3:
             hidden[..., int(rng.integers(rows)), :] = True  # a row that sees nothing
-        call["atten_mask"] = hidden if rng.random() < 0.6 else hidden.astype(np.uint8) * int(pick([1, 7, 255]))
+        call["atten_mask"] = (
+            hidden if rng.random() < 0.6 else hidden.astype(np.uint8) * int(pick([1, 7, 255]))
+        )
         said = f"mask={call['atten_mask'].dtype}{shape} "
     if mode in (0, 4) and rng.random() < 0.7:
         low, high = draw_tokens(rng, mode, layout, q_lens, kv_lens)

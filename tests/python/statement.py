@@ -134,13 +134,17 @@ def backward_one(q, k, v, dy, out, top, total, keep, scale, dtype):
     s, s_error = np.where(alive, s, 0), np.where(alive, s_error, 0)
     base = np.where(top > -FLT_MAX, top, 0)[..., None]
     p = np.where(alive, np.exp(s - base) / total[..., None], 0)
-    p_relative = s_error + 8 * flat * (np.abs(base) + np.abs(np.log(total))[..., None] + np.abs(s)) + exp_error
+    p_relative = (
+        s_error + 8 * flat * (np.abs(base) + np.abs(np.log(total))[..., None] + np.abs(s)) + exp_error
+    )
     dp = dy @ v.transpose(0, 2, 1)
     dp_error = (v.shape[-1] + 2) * flat * (np.abs(dy) @ np.abs(v).transpose(0, 2, 1))
     delta = (dy * out).sum(-1, keepdims=True)
     delta_error = (v.shape[-1] + 2) * flat * (np.abs(dy) * np.abs(out)).sum(-1, keepdims=True)
     ds = p * (dp - delta)
-    ds_error = p * (dp_error + delta_error + 2 * flat * (np.abs(dp) + np.abs(delta))) + (p_relative + 2 * u) * np.abs(ds)
+    ds_error = p * (dp_error + delta_error + 2 * flat * (np.abs(dp) + np.abs(delta))) + (
+        p_relative + 2 * u
+    ) * np.abs(ds)
     rows, keys = s.shape[-2:]
     floor = 4 * 2.0**-126 * (1 + max(rows, keys))
 
@@ -166,7 +170,10 @@ def sum_heads(answer: Answer, kv_heads: int, dtype: str) -> Answer:
     value = answer.value.reshape(shape).sum(1)
     # The rounding to the output type happens once, on the sum.
     parts = (answer.bound - u * np.abs(answer.value)).reshape(shape)
-    return Answer(value, u * np.abs(value) + parts.sum(1) + group * 2.0**-24 * np.abs(answer.value).reshape(shape).sum(1))
+    return Answer(
+        value,
+        u * np.abs(value) + parts.sum(1) + group * 2.0**-24 * np.abs(answer.value).reshape(shape).sum(1),
+    )
 
 
 class Statement:
@@ -201,7 +208,9 @@ class Statement:
         return tuple(shape)
 
     def _join(self, answers: list[Answer], shape) -> Answer:
-        return Answer(*(join([getattr(a, f) for a in answers], self.layout, shape) for f in ("value", "bound")))
+        return Answer(
+            *(join([getattr(a, f) for a in answers], self.layout, shape) for f in ("value", "bound"))
+        )
 
     def forward(self):
         """out, softmax_max, softmax_sum: the statistics per sequence as [N, S] lists of Answers."""
@@ -213,7 +222,7 @@ class Statement:
         return self._join(outs, self._out_shape()), tops, totals
 
     def statistics(self, answers: list[Answer], rows_shape) -> Answer:
-        """Into the documented shape: [B, N, S, 8]; TND [T, N, 8], per sequence head-major unless asked natural."""
+        """Into the documented shape: [B, N, S, 8]; TND [T, N, 8], head-major unless asked natural."""
         if self.layout.upper() != "TND":
             parts = [np.stack([getattr(a, f) for a in answers]) for f in ("value", "bound")]
             return Answer(*(np.repeat(p[..., None], 8, -1) for p in parts))
@@ -230,7 +239,9 @@ class Statement:
         outs = split(np.asarray(out, np.float64), self.layout, self.heads, self.q_lens)
         tops, totals = (self._unstack(np.asarray(x, np.float64)) for x in (softmax_max, softmax_sum))
         dq, dk, dv = [], [], []
-        for q, k, v, g, o, top, total, keep in zip(self.q, self.k, self.v, dys, outs, tops, totals, self._masks()):
+        for q, k, v, g, o, top, total, keep in zip(
+            self.q, self.k, self.v, dys, outs, tops, totals, self._masks()
+        ):
             repeated = [np.repeat(x, self.group, 0) for x in (k, v)]
             a, b, c = backward_one(q, *repeated, g, o, top, total, keep, self.scale, self.dtype)
             dq.append(a)
@@ -245,7 +256,12 @@ class Statement:
     def _unstack(self, x) -> list[np.ndarray]:
         if self.layout.upper() != "TND":
             return list(x[..., 0])
-        flat, natural, parts, start = x.reshape(-1, 8)[:, 0], self.call.get("softmax_layout", "") == "TND", [], 0
+        flat, natural, parts, start = (
+            x.reshape(-1, 8)[:, 0],
+            self.call.get("softmax_layout", "") == "TND",
+            [],
+            0,
+        )
         for n in self.q_lens:
             block = flat[start : start + n * self.heads]
             parts.append(block.reshape(n, self.heads).T if natural else block.reshape(self.heads, n))

@@ -15,16 +15,24 @@ import pytest
 FOLDER = Path(__file__).parent / "clients"
 
 
-@lru_cache
 def results(script: str) -> dict:
+    found, error = run(script)
+    assert not error, f"{script}: {error}"
+    return found
+
+
+@lru_cache(None)
+def run(script: str) -> tuple[dict, str]:
+    """What the script printed, or the end of what it complained about; either is kept, it runs once."""
     environment = {key: value for key, value in os.environ.items() if key != "FUSION_ATTENTION_ASCEND"}
     environment |= {"HF_HUB_OFFLINE": "1", "CUDA_VISIBLE_DEVICES": ""}
     done = subprocess.run(
         [sys.executable, FOLDER / f"{script}.py"], capture_output=True, text=True, env=environment, cwd=FOLDER
     )
     lines = [line for line in done.stdout.splitlines() if line.startswith("RESULTS ")]
-    assert done.returncode == 0 and lines, f"{script}: {done.stderr[-3000:]}"
-    return json.loads(lines[0].removeprefix("RESULTS "))
+    if done.returncode or not lines:
+        return {}, done.stderr[-3000:] or f"exit code {done.returncode}"
+    return json.loads(lines[0].removeprefix("RESULTS ")), ""
 
 
 def need(*modules: str) -> None:
@@ -34,14 +42,14 @@ def need(*modules: str) -> None:
         )
 
 
-# Limits: largest absolute difference of logits, and of gradients relative to each parameter's largest; from
-# runs with element-wise float32 arithmetic in place of the kernels.
+# Logits: distance to eager over eager's own to float64 (2.5e-7 in float32, 4.3e-3 in bfloat16). Gradients:
+# largest difference relative to the largest entry of each parameter's, twice what eager itself is away from
+# float64 (6.6e-7). Generate: tokens that differ.
+CASES = ("no padding", "right padding", "left padding", "packed positions", "packed lengths")
 LLAMA = {
-    **{f"float32 {case}": 2.1e-7 for case in ("no padding", "right padding", "left padding")},
-    **{f"float32 packed {how}": 2.1e-7 for how in ("positions", "lengths")},
-    **{f"bfloat16 {case}": 4e-3 for case in ("no padding", "right padding", "left padding")},
-    **{f"bfloat16 packed {how}": 4e-3 for how in ("positions", "lengths")},
-    **{f"gradients {case}": 7e-7 for case in ("no padding", "right padding", "left padding")},
+    **{f"{dtype} {case}": 1.5 for dtype in ("float32", "bfloat16") for case in CASES},
+    "compiled": 0.0,
+    **{f"gradients {case}": 1.3e-6 for case in ("no padding", "right padding", "left padding")},
     **{f"generate {cache} {side} padding": 0.0 for cache in ("dynamic", "static") for side in ("no", "left")},
 }
 

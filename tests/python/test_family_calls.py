@@ -7,7 +7,6 @@ half are fresh. A failure prints the line of the call: `draw(seed)` gives it bac
 from __future__ import annotations
 
 import os
-import time
 
 import ml_dtypes
 import numpy as np
@@ -16,7 +15,7 @@ from family_calls import DTYPES, draw
 from statement import Answer, Statement
 
 COUNT = int(os.environ.get("FUSION_ATTENTION_FAMILY_CALLS", "160"))
-FRESH = int(os.environ.get("FUSION_ATTENTION_SEED", time.time_ns() % 10**9))
+FRESH = int(os.environ["FUSION_ATTENTION_SEED"])  # conftest.py
 SEEDS = [*range(COUNT // 2), *(FRESH + i for i in range(COUNT - COUNT // 2))]
 ARRAYS = ("query", "key", "value")
 worst: dict[str, float] = {}
@@ -30,10 +29,12 @@ def ratio(name: str, got, answer: Answer, line: str) -> None:
     if exceeds.any():
         where = np.unravel_index(np.argmax(np.where(exceeds, error - answer.bound, -1)), error.shape)
         raise AssertionError(
-            f"{name}{list(map(int, where))}: got {got[where]:.9g}, the documents give {answer.value[where]:.9g} "
+            f"{name}{list(map(int, where))}: got {got[where]:.9g}, documented {answer.value[where]:.9g} "
             f"± {answer.bound[where]:.3g} ({exceeds.sum()} of {error.size} elements)\n  {line}"
         )
-    largest = np.max(np.divide(error, answer.bound, out=np.zeros_like(error), where=answer.bound > 0), initial=0)
+    largest = np.max(
+        np.divide(error, answer.bound, out=np.zeros_like(error), where=answer.bound > 0), initial=0
+    )
     worst[name] = max(worst.get(name, 0), float(largest))
 
 
@@ -46,7 +47,11 @@ def check(call, dtype, line, results, gradients, dy):
         ("softmax_sum", results[2], totals, 1.0),
     ):
         expected = statement.statistics(answers, None)
-        flat = np.asarray(got, np.float64).reshape(-1, 8) if call["input_layout"] == "TND" else np.asarray(got, np.float64)
+        flat = (
+            np.asarray(got, np.float64).reshape(-1, 8)
+            if call["input_layout"] == "TND"
+            else np.asarray(got, np.float64)
+        )
         ratio(name, flat[: len(expected.value)], expected, line)
         assert (flat[len(expected.value) :] == empty).all(), f"{name} past the last sequence\n  {line}"
         copies = np.asarray(got, np.float64)

@@ -287,6 +287,7 @@ def test_no_patch_survives_disabling(device):
     )  # whatever torch itself loads lazily, is loaded
     fusion_attention.disable()
     before = snapshot()
+    assert not before[1] and not before[4]
     for _ in range(2):
         fusion_attention.enable("torch_npu", "mindspeed", device=device)
         importlib.import_module("torch_npu.testing.testcase")

@@ -64,22 +64,23 @@ def test_the_transposed_reading_is_told_once(recwarn):
 
 
 @pytest.mark.filterwarnings("ignore:atten_mask")
-def test_a_mask_that_fits_neither_way_is_cut_by_the_band():
+@pytest.mark.parametrize(("pre", "following"), [(65536, 1), (3, 2), (1, 65536)])
+def test_a_mask_that_fits_neither_way_is_cut_by_the_band(pre, following):
     query, key, value = tensors()
     mask = torch.zeros(7, 7, dtype=torch.bool)
     mask[:, 2] = True
-    result = call(query, key, value, mask, None, 0.3, 1.0, 2, "BNSD", 1.0, 65536, 1)
-    expected = reference(query, key, value, ~mask & band(7, 7, 65536, 1), 0.3)
+    result = call(query, key, value, mask, None, 0.3, 1.0, 2, "BNSD", 1.0, pre, following)
+    expected = reference(query, key, value, ~mask & band(7, 7, pre, following), 0.3)
     torch.testing.assert_close(result.double(), expected, rtol=1e-5, atol=1e-6)
 
 
 def test_a_literal_reading_that_fits_is_never_transposed(recwarn):
     query, key, value = tensors()
-    keep = band(7, 7, 65536, 1)
-    keep[5, 1] = False  # its transpose would fit a wider band too
-    result = call(query, key, value, ~keep, None, 0.3, 1.0, 2, "BNSD", 1.0, 65536, 1)
+    keep = band(7, 7, 3, 3)
+    keep[5, 4] = False  # its transpose fits the band as well
+    result = call(query, key, value, ~keep, None, 0.3, 1.0, 2, "BNSD", 1.0, 3, 3)
     torch.testing.assert_close(result.double(), reference(query, key, value, keep, 0.3), rtol=1e-5, atol=1e-6)
-    assert not [w for w in recwarn if "atten_mask" in str(w.message)]
+    assert not [w for w in recwarn if "exchanged" in str(w.message)]
 
 
 def test_unequal_lengths_no_mask_and_float_masks():

@@ -79,9 +79,24 @@ BREAKS = [
     ("keep_prob", "NaN", None, lambda c, t: {"keep_prob": float("nan")}),
     ("sparse_mode", "negative", None, lambda c, t: {"sparse_mode": -1, "atten_mask": mask((3, 5))}),
     ("sparse_mode", "9", None, lambda c, t: {"sparse_mode": 9, "atten_mask": mask((3, 5))}),
-    ("sparse_mode", "7 without TND", LAYOUTS[:4], lambda c, t: {"sparse_mode": 7, "atten_mask": compressed_mask()}),
-    ("atten_mask", "compressed, wrong shape", None, lambda c, t: {"sparse_mode": 2, "atten_mask": mask((3, 5))}),
-    ("atten_mask", "compressed, 2047", None, lambda c, t: {"sparse_mode": 3, "atten_mask": mask((2047, 2048))}),
+    (
+        "sparse_mode",
+        "7 without TND",
+        LAYOUTS[:4],
+        lambda c, t: {"sparse_mode": 7, "atten_mask": compressed_mask()},
+    ),
+    (
+        "atten_mask",
+        "compressed, wrong shape",
+        None,
+        lambda c, t: {"sparse_mode": 2, "atten_mask": mask((3, 5))},
+    ),
+    (
+        "atten_mask",
+        "compressed, 2047",
+        None,
+        lambda c, t: {"sparse_mode": 3, "atten_mask": mask((2047, 2048))},
+    ),
     ("atten_mask", "wrong rows", None, lambda c, t: {"atten_mask": mask((4, 5))}),
     ("atten_mask", "wrong keys", None, lambda c, t: {"atten_mask": mask((3, 4))}),
     ("atten_mask", "rank 1", None, lambda c, t: {"atten_mask": mask((5,))}),
@@ -107,7 +122,12 @@ BREAKS = [
     ("actual_seq_qlen", "decreasing", ["TND"], lambda c, t: {"actual_seq_qlen": [4, 3]}),
     ("actual_seq_qlen", "fractions", ["TND"], lambda c, t: {"actual_seq_qlen": [2.5, 5]}),
     ("actual_seq_qlen", "strings", ["TND"], lambda c, t: {"actual_seq_qlen": ["3", "5"]}),
-    ("D", "of zero", ["BSND", "BNSD", "TND"], lambda c, t: {n: c[n][..., :0] for n in ("query", "key", "value")}),
+    (
+        "D",
+        "of zero",
+        ["BSND", "BNSD", "TND"],
+        lambda c, t: {n: c[n][..., :0] for n in ("query", "key", "value")},
+    ),
     ("no_such_argument", "given", None, lambda c, t: {"no_such_argument": 1}),
 ]
 

@@ -130,6 +130,14 @@ def test_environment(value, printed):
     assert done.stdout.strip() == printed, done.stderr
 
 
+def test_environment_and_a_call_that_asks_for_the_same():
+    code = (
+        "import fusion_attention as f; f.enable(device=True); import torch; print(torch.npu.device_count())"
+    )
+    done = python("-c", code, environment={"FUSION_ATTENTION_ASCEND": "device"})
+    assert done.stdout.strip() == "1", done.stderr
+
+
 def test_environment_refuses_other_words():
     done = python("-c", "import torch", environment={"FUSION_ATTENTION_ASCEND": "yes"})
     assert done.returncode and 'FUSION_ATTENTION_ASCEND: got "yes", allowed is names or device' in done.stderr
@@ -158,6 +166,16 @@ if __name__ == "__main__":
 """
 
 
+def test_processes_that_a_script_starts_make_the_same_choice(tmp_path):
+    child = "import torch, mindspeed; print(torch.zeros(1, device='npu').device)"
+    parent = tmp_path / "parent.py"
+    parent.write_text(
+        f"import subprocess, sys\nsubprocess.run([sys.executable, '-c', {child!r}], check=True)\n"
+    )
+    done = python("-m", "fusion_attention", "run", parent)
+    assert done.stdout.strip() == "cpu", done.stderr
+
+
 @pytest.fixture
 def script(tmp_path):
     folder = tmp_path / "code"
@@ -179,7 +197,7 @@ def test_run_is_what_python_would_do(script):
         "main": True,
         "available": True,
         "device": "cpu",
-        "environment": "device",
+        "environment": "device:torch_npu,mindspeed",
         "helper": "beside the script",
         "package": None,
     }
@@ -192,7 +210,7 @@ def test_run_with_the_names_only(script):
     )
     assert done.returncode == 3, done.stderr
     seen = json.loads(done.stdout)
-    assert seen["available"] is False and seen["environment"] == "names"
+    assert seen["available"] is False and seen["environment"] == "names:torch_npu"
 
 
 def test_run_a_module(script):

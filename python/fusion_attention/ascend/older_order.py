@@ -47,7 +47,7 @@ def older_order(
 
     if atten_mask is not None:
         atten_mask = oriented(atten_mask, rows_keys(query, key, layout), pre_tokens, next_tokens)
-    result: tuple[torch.Tensor, ...] = npu_fusion_attention_v2(
+    return npu_fusion_attention_v2(
         query,
         key,
         value,
@@ -60,8 +60,7 @@ def older_order(
         keep_prob=keep_prob,
         pre_tokens=pre_tokens - 1,
         next_tokens=next_tokens - 1,
-    )
-    return result[0]
+    )[0]
 
 
 def oriented(mask: torch.Tensor, shape: tuple[int, int], pre_tokens: int, next_tokens: int) -> torch.Tensor:
@@ -101,5 +100,5 @@ def _tell_once() -> None:
         warnings.warn(
             "atten_mask: read with rows and columns exchanged: "
             "only so does it agree with pre_tokens and next_tokens",
-            stacklevel=5,
+            stacklevel=6,  # the caller of the callable module
         )

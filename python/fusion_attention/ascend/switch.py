@@ -84,13 +84,14 @@ def device_level() -> bool:
 
 
 def enable_from_environment() -> None:
-    """What the environment variable FUSION_ATTENTION_ASCEND asks for: names or device."""
-    level = os.environ.get(ENVIRONMENT, "")
-    if not level:
+    """What the environment variable FUSION_ATTENTION_ASCEND asks for: a level, or level:layer,layer."""
+    wanted = os.environ.get(ENVIRONMENT, "")
+    if not wanted:
         return
+    level, _, layers = wanted.partition(":")
     if level not in ("names", "device"):
-        raise ValueError(f'{ENVIRONMENT}: got "{level}", allowed is names or device')
-    enable("torch_npu", device=level == "device")
+        raise ValueError(f'{ENVIRONMENT}: got "{wanted}", allowed is names or device')
+    enable(*(layers or "torch_npu").split(","), device=level == "device")
 
 
 def _check_names(layers: tuple[str, ...]) -> None:

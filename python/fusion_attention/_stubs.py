@@ -1,0 +1,100 @@
+"""`python -m fusion_attention._stubs` writes `_signatures.py` and the page of the docs from the table.
+
+A test compares both with what stands in the repository.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from fusion_attention._define import signature
+from fusion_attention._table import ARGUMENTS, FUNCTIONS, MODES, OTHERS, REQUIRED, RESULTS, Argument, Function
+
+FILE = Path(__file__).with_name("_signatures.py")
+PAGE = Path(__file__).parents[2] / "docs" / "npu_fusion_attention.md"
+HEADER = '''\
+"""The types of the public functions, one protocol each; Array is torch.Tensor or numpy.ndarray.
+
+Written by `python -m fusion_attention._stubs` from the table; do not edit.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol, TypeVar
+
+Array = TypeVar("Array")
+'''
+_KINDS = {"tensor": "Array", "symint": "int", "ints": "Sequence[int] | Array"}
+
+
+def class_name(function: Function) -> str:
+    return f"V{function.version}{'Grad' if function.backward else ''}"
+
+
+def _annotated(argument: Argument, name: str) -> str:
+    kind = _KINDS.get(argument.kind, argument.kind)
+    return f"{name}: {kind}{' | None' if argument.optional else ''}"
+
+
+def _results(function: Function) -> str:
+    absent = {"dpse", "dq_rope", "dk_rope", "dsink"}
+    numbers = {"seed", "offset", "numels"} if function.version < 3 else set()
+    kinds = ("None" if r in absent else "int" if r in numbers else "Array" for r in function.results)
+    return f"tuple[{', '.join(kinds)}]"
+
+
+def text() -> str:
+    parts = [HEADER]
+    for function in FUNCTIONS:
+        parameters = signature(function, _annotated).replace(", ", ",\n        ")
+        parts.append(
+            f"\n\nclass {class_name(function)}(Protocol[Array]):\n"
+            f'    """{function.name}"""\n\n'
+            f"    def __call__(\n        self,\n        {parameters},\n    ) -> {_results(function)}: ...\n"
+        )
+    return "".join(parts).replace("=''", '=""').replace("= ''", '= ""')
+
+
+PAGE_HEADER = """\
+# npu_fusion_attention
+
+Versions 1, 2 and 3 of the Ascend operator and their gradients, on torch tensors (`fusion_attention.torch`)
+and on NumPy arrays (`fusion_attention.numpy`). *Written by `python -m fusion_attention._stubs`; do not edit.*
+
+| function | arguments in order | results |
+|---|---|---|
+"""
+
+
+def _row(*cells: str) -> str:
+    return f"| {' | '.join(cell.replace('|', ' ') for cell in cells)} |\n"
+
+
+def page() -> str:
+    """The page of the docs: functions, arguments, results, masks."""
+    parts = [PAGE_HEADER]
+    parts += [_row(f"`{f.name}`", f"`{signature(f)}`", ", ".join(f.results)) for f in FUNCTIONS]
+    parts.append(
+        "\nVersions 1 and 3 write `pre_tockens`, `next_tockens`; the gradients write `scale_value`.\n"
+        "\n| argument | type | default | meaning | source |\n|---|---|---|---|---|\n"
+    )
+    for argument in (*ARGUMENTS, *OTHERS):
+        kind = {"symint": "int", "ints": "list of int"}.get(argument.kind, argument.kind)
+        kind += f" of {argument.dtypes}" if argument.dtypes else ""
+        default = "" if argument.default is REQUIRED else f"`{argument.default!r}`"
+        parts.append(_row(f"`{argument.name}`", kind, default, argument.says, argument.source))
+    parts.append("\n| result | meaning |\n|---|---|\n")
+    parts += [_row(f"`{name}`", says) for name, says in RESULTS.items()]
+    parts.append(
+        "\nErrors: `TypeError` for an argument of the wrong Python type, `NotImplementedError` for what the\n"
+        "documents allow and this release does not build yet, `RuntimeError` for anything else; one\n"
+        "sentence with the argument, what was given and what is allowed. Nothing has been computed then.\n"
+        f"\n## Masks\n\n```\n{MODES}\n```\n"
+    )
+    return "".join(parts)
+
+
+if __name__ == "__main__":
+    FILE.write_text(text())
+    PAGE.write_text(page())

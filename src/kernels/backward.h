@@ -1,0 +1,460 @@
+// The gradients of one kv head, from the caller's statistics and output.
+//
+//   S = scale·Q·Kᵀ   P = exp(S − max) / sum   dP = dO·Vᵀ   Δ = Σ dO∘O   dS = P∘(dP − Δ)
+//   dV = Pᵀ·dO       dK = scale·dSᵀ·Q         dQ = scale·dS·K
+//
+// Everything runs transposed (gradient.h). A task owns rows of all query heads of the kv head: it stores
+// their dQ and adds up dK and dV in fp32 blocks, so that the sum over a group has one owner and nothing needs
+// an atomic:
+//
+//   for head, super-block of queries:   pack Qᵀ, dOᵀ, Q, dO; L and Δ; dQᵀ = 0
+//     for group of keys:                pack K, Kᵀ, V
+//       for 32 keys:                    for 32 queries: Sᵀ, Pᵀ, dPᵀ, dSᵀ; then dV += Pᵀ·dO, dK += dSᵀ·Q over
+//       the super-block dQᵀ += Kᵀ·dSᵀ                   over the group
+//     store dQ
+#pragma once
+
+#include <new>
+
+#include "kernels/gradient.h"
+#include "kernels/rate.h"
+
+namespace fusion_attention::kernels {
+
+// Where everything of a task lies in its scratch.
+template <class Arch, class Format>
+struct BackwardLayout {
+  std::int64_t query_blocks, key_blocks,
+      group_blocks;                       // of a super-block, of the sequence, of a group of keys
+  int columns, value_columns;             // C blocks of D and of Dv
+  std::size_t depth_block, value_block;   // bytes of 32 rows of D (Dv) channels, packed
+  std::size_t query_plane, query_column;  // A and B whose depth is the super-block: plane, operand
+  std::size_t group_plane, group_column;  // likewise for the group of keys
+  std::size_t q_t, do_t, q, d_o, k, k_t, v, p, ds, ds_b, s, dp, carry, log_sum, delta, alive, queries, dq, dk,
+      dv, bytes;
+
+  FA_INLINE BackwardLayout(const Shape& shape, const Blocking& blocking) {
+    query_blocks = ceil_div(blocking.rows, kBlock);
+    group_blocks = ceil_div(blocking.keys, kBlock);
+    key_blocks = ceil_div(shape.keys, kBlock);
+    columns = static_cast<int>(ceil_div(shape.depth, kBlock));
+    value_columns = static_cast<int>(ceil_div(shape.value_depth, kBlock));
+    depth_block = operand_bytes<Format>(shape.depth);
+    value_block = operand_bytes<Format>(shape.value_depth);
+    query_plane = plane_bytes<Format>(query_blocks * kBlock);
+    query_column = Format::kPlanes * query_plane;
+    group_plane = plane_bytes<Format>(group_blocks * kBlock);
+    group_column = Format::kPlanes * group_plane;
+    constexpr std::size_t kC = arch::kBlockFloats * sizeof(float);
+    std::size_t at = 0;
+    const auto take = [&](std::size_t size) __attribute__((always_inline)) {
+      const std::size_t here = at;
+      at += (size + kLine - 1) / kLine * kLine;
+      return here;
+    };
+    q_t = take(query_blocks * depth_block), do_t = take(query_blocks * value_block);
+    q = take(columns * query_column), d_o = take(value_columns * query_column);
+    k = take(group_blocks * depth_block), k_t = take(columns * group_column),
+    v = take(group_blocks * value_block);
+    p = take(query_column), ds = take(query_column), ds_b = take(query_blocks * group_column);
+    s = take(2 * kC), dp = take(kC), carry = take(2 * kLine);
+    log_sum = take(blocking.rows * sizeof(float)), delta = take(blocking.rows * sizeof(float));
+    alive = take(query_blocks * sizeof(std::uint32_t));
+    queries = take(group_blocks * kBlock * sizeof(Interval));
+    dq = take(columns * query_blocks * kC);
+    dk = take(key_blocks * columns * kC), dv = take(key_blocks * value_columns * kC);
+    bytes = at;
+  }
+};
+
+template <class Arch, class Format, class T>
+class BackwardRun {
+  using vec = typename Arch::vec;
+  using Step = GradientStep<Arch, Format>;
+  static constexpr int kStepGroups = kBlock / kGroupElements<Format>;  // groups in 32 of depth
+
+ public:
+  BackwardRun(const BackwardArgs& args, const BackwardTask& task, std::byte* scratch)
+      : a_(args), shape_(args.shape), t_(task), at_(args.shape, args.blocking), scratch_(scratch) {}
+
+  void run() {
+    clear(at_.dk, at_.key_blocks * at_.columns);
+    clear(at_.dv, at_.key_blocks * at_.value_columns);
+    for (std::int64_t g = 0; g < shape_.group; ++g)
+      for (std::int64_t row = t_.row_begin; row < t_.row_end; row += a_.blocking.rows)
+        super_block(t_.kv_head * shape_.group + g, row, lesser(row + a_.blocking.rows, t_.row_end));
+    for (std::int64_t key = 0; key < shape_.keys; ++key) {
+      store_row(at_.dk, at_.columns, key, shape_.depth, shape_.scale, a_.key_gradient, 0);
+      store_row(at_.dv, at_.value_columns, key, shape_.value_depth, 1.0f, a_.value_gradient,
+                shape_.keys * shape_.depth);
+    }
+  }
+
+ private:
+  std::byte* at(std::size_t offset) const { return scratch_ + offset; }
+  float* floats(std::size_t offset) const { return reinterpret_cast<float*>(scratch_ + offset); }
+  float* c_block(std::size_t offset, std::int64_t index) const {
+    return floats(offset) + index * arch::kBlockFloats;
+  }
+  static Rows<T> rows_at(const Operand& o, std::int64_t head, std::int64_t row) {
+    return {o.data + head * o.head + row * o.row, o.row};
+  }
+  void clear(std::size_t offset, std::int64_t blocks) {
+    for (std::size_t i = 0; i < blocks * arch::kBlockFloats; i += kLanes)
+      Arch::store(floats(offset) + i, Arch::zero());
+  }
+
+  // Queries [begin, end) of one head against every key they see.
+  void super_block(std::int64_t head, std::int64_t begin, std::int64_t end) {
+    head_ = head, row_ = begin, rows_ = end - begin;
+    used_ = ceil_div(rows_, kBlock);
+    pack_queries();
+    clear(at_.dq, at_.columns * at_.query_blocks);
+    const auto sees = [&](std::int64_t i) {
+      return shape_.band.row(shape_.row0 + i, shape_.key0 + shape_.keys);
+    };
+    const std::int64_t first = greater(sees(begin).begin - shape_.key0, 0),
+                       last = sees(end - 1).end - shape_.key0;
+    for (key_ = round_down(first, kBlock); key_ < last; key_ += a_.blocking.keys) {
+      keys_ = lesser(a_.blocking.keys, shape_.keys - key_);
+      key_group();
+    }
+    store_queries();
+  }
+
+  void pack_queries() {
+    const Rows<T> q = rows_at(a_.query, head_, row_), d_o = rows_at(a_.output_gradient, head_, row_);
+    for (std::int64_t b = 0; b < used_; ++b) {
+      const int n = static_cast<int>(lesser(kBlock, rows_ - b * kBlock));
+      pack_b_transposed<Arch, Format>(rows_at(a_.query, head_, row_ + b * kBlock), n, shape_.depth,
+                                      at(at_.q_t + b * at_.depth_block));
+      pack_b_transposed<Arch, Format>(rows_at(a_.output_gradient, head_, row_ + b * kBlock), n,
+                                      shape_.value_depth, at(at_.do_t + b * at_.value_block));
+      statistics(b, n);
+    }
+    nonfinite_queries_ = pack_columns<false>(q, rows_, shape_.depth, at_.query_plane, at(at_.q));
+    nonfinite_queries_ |= pack_columns<false>(d_o, rows_, shape_.value_depth, at_.query_plane, at(at_.d_o));
+  }
+
+  // Depth is `rows` rows, one operand per 32 of their channels.
+  template <bool Transposed>
+  bool pack_columns(Rows<T> from, std::int64_t rows, std::int64_t channels, std::size_t plane,
+                    std::byte* out) {
+    bool nonfinite = false;
+    const std::int64_t capacity = static_cast<std::int64_t>(plane / kGroupBytes) * kGroupElements<Format>;
+    for (std::int64_t c = 0; c < channels; c += kBlock, out += Format::kPlanes * plane)
+      nonfinite |=
+          pack_depth<Arch, Format, Transposed>(from, rows, c, lesser(kBlock, channels - c), capacity, out);
+    return nonfinite;
+  }
+
+  // L = log₂ e·max + log₂ sum and Δ = Σ dO∘O of one block of queries; a row that saw nothing is not alive.
+  void statistics(std::int64_t b, int n) {
+    std::uint32_t alive = 0;
+    for (int r = 0; r < kBlock; ++r) {
+      const std::int64_t row = row_ + b * kBlock + r;
+      float log_sum = 0, delta = 0;
+      const StatisticsPlane& s = a_.statistics;
+      const std::int64_t entry = r < n ? (head_ * s.head + row * s.row) * s.copies : 0;
+      if (r < n && s.max[entry] > kNothing) {
+        alive |= std::uint32_t{1} << r;
+        log_sum = s.max[entry] * kLog2E + __builtin_log2f(s.sum[entry]);
+        delta = dot(rows_at(a_.output_gradient, head_, row)[0], rows_at(a_.output, head_, row)[0]);
+      } else if (r < n && s.max[entry] != s.max[entry]) {  // a NaN row: it taints what it sees
+        alive |= std::uint32_t{1} << r;
+        log_sum = delta = s.max[entry];
+      }
+      floats(at_.log_sum)[b * kBlock + r] = log_sum;
+      floats(at_.delta)[b * kBlock + r] = delta;
+    }
+    alive_of(b) = alive;
+  }
+  float dot(const T* x, const T* y) const {
+    vec sum = Arch::zero();
+    for (std::int64_t c = 0; c < shape_.value_depth; c += kLanes)
+      sum = Arch::fma(load_some<Arch>(x + c, shape_.value_depth - c),
+                      load_some<Arch>(y + c, shape_.value_depth - c), sum);
+    return Arch::reduce_add(sum);
+  }
+  std::uint32_t& alive_of(std::int64_t b) const { return reinterpret_cast<std::uint32_t*>(at(at_.alive))[b]; }
+  Interval& queries_of(std::int64_t key) const { return reinterpret_cast<Interval*>(at(at_.queries))[key]; }
+
+  // Keys [key_, key_ + keys_).
+  void key_group() {
+    const std::int64_t blocks = ceil_div(keys_, kBlock);
+    for (std::int64_t b = 0; b < blocks; ++b) {
+      const int n = static_cast<int>(lesser(kBlock, keys_ - b * kBlock));
+      pack_a<Arch, Format>(rows_at(a_.key, t_.kv_head, key_ + b * kBlock), n, shape_.depth,
+                           at(at_.k + b * at_.depth_block));
+      pack_a<Arch, Format>(rows_at(a_.value, t_.kv_head, key_ + b * kBlock), n, shape_.value_depth,
+                           at(at_.v + b * at_.value_block));
+    }
+    nonfinite_keys_ = pack_columns<true>(rows_at(a_.key, t_.kv_head, key_), keys_, shape_.depth,
+                                         at_.group_plane, at(at_.k_t));
+    for (std::int64_t j = 0; j < blocks * kBlock; ++j) {
+      Interval rows{};
+      if (j < keys_) rows = shape_.band.column(shape_.key0 + key_ + j, shape_.row0 + shape_.rows);
+      queries_of(j) = {rows.begin - shape_.row0, rows.end - shape_.row0};
+    }
+    Interval touched{used_, 0};  // blocks of queries that met a key of the group
+    for (std::int64_t b = 0; b < blocks; ++b) key_block(b, touched);
+    // dQᵀ += Kᵀ·dSᵀ
+    for (std::int64_t b = touched.begin; b < touched.end; ++b)
+      for (int column = 0; column < at_.columns; ++column)
+        Arch::template block<Format, true, 2>(
+            arch::Operands{at(at_.k_t + column * at_.group_column), at(at_.ds_b + b * at_.group_column),
+                           at_.group_plane, at_.group_plane,
+                           static_cast<int>(blocks) * kStepGroups * arch::kGroupUnits},
+            c_block(at_.dq, column * at_.query_blocks + b), arch::NoHook{});
+  }
+
+  // Blocks of queries of the super-block that see any of the 32 keys of block b.
+  Interval reach(std::int64_t b) const {
+    Interval all{rows_, 0};
+    for (int r = 0; r < kBlock; ++r) {
+      const Interval& q = queries_of(b * kBlock + r);
+      const std::int64_t begin = clamp(q.begin - row_, 0, rows_), end = clamp(q.end - row_, 0, rows_);
+      if (begin >= end) continue;
+      all = {lesser(all.begin, begin), greater(all.end, end)};
+    }
+    return all.empty() ? Interval{} : Interval{all.begin / kBlock, ceil_div(all.end, kBlock)};
+  }
+
+  // 32 keys against the queries that see them.
+  void key_block(std::int64_t b, Interval& touched) {
+    const Interval blocks = reach(b);
+    clear_gradient(b, {0, blocks.begin});
+    clear_gradient(b, {blocks.empty() ? 0 : blocks.end, used_});
+    if (blocks.empty()) return;
+    touched = {lesser(touched.begin, blocks.begin), greater(touched.end, blocks.end)};
+    bool pending_part = false;
+    for (std::int64_t query = blocks.begin; query < blocks.end; ++query) {
+      const Step step = step_of(b, query);
+      const bool part = is_part(b, query);
+      // Sᵀ = K·Qᵀ, with dS of the tile before; then dPᵀ = V·dOᵀ, with P of this one.
+      if (query == blocks.begin) {
+        scores(b, query, arch::NoHook{});
+      } else {
+        const Step before = step_of(b, query - 1);
+        pending_part ? scores(b, query, Gradient<true>{before}) : scores(b, query, Gradient<false>{before});
+      }
+      part ? value_scores(b, query, Probability<true>{step})
+           : value_scores(b, query, Probability<false>{step});
+      pending_part = part;
+    }
+    const Step last = step_of(b, blocks.end - 1);
+    for (int r = 0; r < kBlock; ++r)
+      pending_part ? last.template gradient<true>(r) : last.template gradient<false>(r);
+    accumulate(at_.p, at_.d_o, at_.dv, at_.value_columns, shape_.value_depth, b, blocks);  // dV += Pᵀ·dO
+    accumulate(at_.ds, at_.q, at_.dk, at_.columns, shape_.depth, b, blocks);               // dK += dSᵀ·Q
+    if (nonfinite_queries_ || nonfinite_keys_) add_nonfinite(b, blocks);
+  }
+
+  template <bool Part>
+  struct Probability {
+    const Step& step;
+    FA_INLINE void operator()(int r) const { step.template probability<Part>(r); }
+  };
+  template <bool Part>
+  struct Gradient {
+    const Step& step;
+    FA_INLINE void operator()(int r) const { step.template gradient<Part>(r); }
+  };
+  template <class Hook>
+  void scores(std::int64_t b, std::int64_t query, Hook hook) {
+    const std::size_t plane = plane_bytes<Format>(shape_.depth);
+    Arch::template block<Format, false, 2>(
+        arch::Operands{at(at_.k + b * at_.depth_block), at(at_.q_t + query * at_.depth_block), plane, plane,
+                       units<Format>(shape_.depth)},
+        c_block(at_.s, query % 2), hook);
+  }
+  template <class Hook>
+  void value_scores(std::int64_t b, std::int64_t query, Hook hook) {
+    const std::size_t plane = plane_bytes<Format>(shape_.value_depth);
+    Arch::template block<Format, false, 2>(
+        arch::Operands{at(at_.v + b * at_.value_block), at(at_.do_t + query * at_.value_block), plane, plane,
+                       units<Format>(shape_.value_depth)},
+        floats(at_.dp), hook);
+  }
+
+  // Some pair of the tile is hidden, or some key or query of it does not exist.
+  bool is_part(std::int64_t b, std::int64_t query) const {
+    if (shape_.overlay.data || alive_of(query) != ~std::uint32_t{0} || (b + 1) * kBlock > keys_) return true;
+    const std::int64_t first = row_ + query * kBlock;
+    for (int r = 0; r < kBlock; ++r) {
+      const Interval& q = queries_of(b * kBlock + r);
+      if (q.begin > first || q.end < first + kBlock) return true;
+    }
+    return false;
+  }
+
+  Step step_of(std::int64_t b, std::int64_t query) const {
+    const OverlayPlane& mask = shape_.overlay;
+    const std::size_t group = query * kStepGroups * kGroupBytes;
+    return {.s = c_block(at_.s, query % 2),
+            .dp = floats(at_.dp),
+            .log_sum = floats(at_.log_sum) + query * kBlock,
+            .delta = floats(at_.delta) + query * kBlock,
+            .queries = &queries_of(b * kBlock),
+            .query = row_ + query * kBlock,
+            .alive = alive_of(query),
+            .mask = mask.data ? mask.data + head_ * mask.head + (key_ + b * kBlock) * mask.key : nullptr,
+            .mask_row = mask.row,
+            .mask_key = mask.key,
+            .scale = shape_.scale * kLog2E,
+            .p = at(at_.p + group),
+            .ds = at(at_.ds + group),
+            .a_plane = at_.query_plane,
+            .ds_b = at(at_.ds_b + query * at_.group_column + b * kStepGroups * kGroupBytes),
+            .b_plane = at_.group_plane,
+            .carry = floats(at_.carry)};
+  }
+
+  // dSᵀ of tiles that no pair is visible in, which the product over the whole group reads all the same.
+  void clear_gradient(std::int64_t b, Interval blocks) {
+    for (std::int64_t query = blocks.begin; query < blocks.end; ++query)
+      for (int plane = 0; plane < Format::kPlanes; ++plane)
+        std::memset(
+            at(at_.ds_b + query * at_.group_column + plane * at_.group_plane + b * kStepGroups * kGroupBytes),
+            0, kStepGroups * kGroupBytes);
+  }
+
+  // C[32 keys × channels] += A·B over the blocks of queries.
+  void accumulate(std::size_t a, std::size_t b, std::size_t c, int columns, std::int64_t channels,
+                  std::int64_t key_block, Interval blocks) {
+    const std::size_t skip = blocks.begin * kStepGroups * kGroupBytes;
+    const int depth = static_cast<int>(blocks.size()) * kStepGroups * arch::kGroupUnits;
+    const std::int64_t block = key_ / kBlock + key_block;
+    for (int column = 0; column < columns; ++column) {
+      const arch::Operands o{at(a + skip), at(b + column * at_.query_column + skip), at_.query_plane,
+                             at_.query_plane, depth};
+      float* to = c_block(c, block * columns + column);
+      if (channels - column * kBlock > kLanes) {
+        Arch::template block<Format, true, 2>(o, to, arch::NoHook{});
+      } else {
+        Arch::template block<Format, true, 1>(o, to, arch::NoHook{});
+      }
+    }
+  }
+
+  // What packing left out of Q, dO and K (infinities, NaN), to the pairs that are visible and to no other
+  // (ruling 34).
+  [[gnu::noinline]] void add_nonfinite(std::int64_t b, Interval blocks) {
+    for (std::int64_t query = blocks.begin; query < blocks.end; ++query) {
+      const Step step = step_of(b, query);
+      for (int r = 0; r < kBlock; ++r) {
+        const std::int64_t key = key_ + b * kBlock + r;
+        const std::uint32_t bits = key < shape_.keys ? step.visible(r) : 0;
+        for (int lane = 0; lane < kBlock; ++lane) {
+          if (!(bits >> lane & 1)) continue;
+          const std::int64_t row = row_ + query * kBlock + lane, block = key / kBlock;
+          const float p = value_of(step.p, r, lane), ds = value_of(step.ds, r, lane);
+          add_row(p, rows_at(a_.output_gradient, head_, row)[0], shape_.value_depth, [&](std::int64_t c) {
+            return c_block(at_.dv, block * at_.value_columns) + o_offset(r, c);
+          });
+          add_row(ds, rows_at(a_.query, head_, row)[0], shape_.depth,
+                  [&](std::int64_t c) { return c_block(at_.dk, block * at_.columns) + o_offset(r, c); });
+          add_row(ds, rows_at(a_.key, t_.kv_head, key)[0], shape_.depth, [&](std::int64_t c) {
+            return c_block(at_.dq, c / kBlock * at_.query_blocks + query) +
+                   arch::c_offset(static_cast<int>(c % kBlock), lane / kLanes) + lane % kLanes;
+          });
+        }
+      }
+    }
+  }
+  template <class Place>
+  static void add_row(float weight, const T* from, std::int64_t channels, Place place) {
+    for (std::int64_t c = 0; c < channels; ++c) {
+      const float x = to_float(from[c]);
+      if (x - x != 0.0f) *place(c) += weight * x;
+    }
+  }
+  float value_of(const std::byte* tile, int r, int lane) const {
+    const std::byte* line = tile + lane / kGroupElements<Format> * kGroupBytes + r * kLine;
+    return a_element<Format>(line, at_.query_plane, lane % kGroupElements<Format>);
+  }
+
+  // dQ = scale·(dQᵀ)ᵀ of the super-block.
+  void store_queries() {
+    for (std::int64_t b = 0; b < used_; ++b)
+      for (std::int64_t c = 0; c < shape_.depth; c += kLanes)
+        for (int half = 0; half < 2; ++half) {
+          vec tile[kLanes];
+          const float* from = c_block(at_.dq, c / kBlock * at_.query_blocks + b) +
+                              arch::c_offset(static_cast<int>(c % kBlock), half);
+          for (int i = 0; i < kLanes; ++i) tile[i] = Arch::load(from + i * kLanes);
+          Arch::transpose(tile);
+          const std::int64_t first = b * kBlock + half * kLanes;
+          for (int i = 0; i < lesser(kLanes, rows_ - first); ++i) {
+            const std::int64_t row = row_ + first + i;
+            T* to = reinterpret_cast<T*>(a_.query_gradient.data + head_ * a_.query_gradient.head +
+                                         row * a_.query_gradient.row);
+            store_some<Arch>(to + c, Arch::mul(tile[i], Arch::set(shape_.scale)), shape_.depth - c);
+          }
+        }
+  }
+
+  // One key's row of dK or dV: finished, or as this split's share.
+  void store_row(std::size_t blocks, int columns, std::int64_t key, std::int64_t channels, float factor,
+                 const Operand& out, std::int64_t partial_offset) {
+    const float* from =
+        c_block(blocks, key / kBlock * columns) + arch::c_offset(static_cast<int>(key % kBlock), 0);
+    for (std::int64_t c = 0; c < channels; c += kLanes) {
+      const vec x = Arch::load(from + c / kBlock * arch::kBlockFloats + c % kBlock / kLanes * 256);
+      if (t_.partial) {
+        store_some<Arch>(t_.partial + partial_offset + key * channels + c, x, channels - c);
+      } else {
+        T* to = reinterpret_cast<T*>(out.data + t_.kv_head * out.head + key * out.row);
+        store_some<Arch>(to + c, Arch::mul(x, Arch::set(factor)), channels - c);
+      }
+    }
+  }
+
+  const BackwardArgs& a_;
+  const Shape& shape_;
+  const BackwardTask& t_;
+  const BackwardLayout<Arch, Format> at_;
+  std::byte* const scratch_;
+  std::int64_t head_ = 0, row_ = 0, rows_ = 0,
+               used_ = 0;            // the super-block: head, first query, queries, blocks of them
+  std::int64_t key_ = 0, keys_ = 0;  // the group of keys
+  bool nonfinite_queries_ = false, nonfinite_keys_ = false;
+};
+
+// dK and dV of some keys from the shares of all splits, added in index order.
+template <class Arch, class T>
+void merge_gradients(const BackwardArgs& a, const BackwardMergeTask& t) {
+  const Shape& shape = a.shape;
+  const std::int64_t split = shape.keys * (shape.depth + shape.value_depth);
+  const auto merge = [&](const Operand& out, std::int64_t offset, std::int64_t channels, float factor) {
+    for (std::int64_t key = t.key_begin; key < t.key_end; ++key)
+      for (std::int64_t c = 0; c < channels; c += kLanes) {
+        const float* from = t.partials + offset + key * channels + c;
+        auto sum = load_some<Arch>(from, channels - c);
+        for (int i = 1; i < t.splits; ++i)
+          sum = Arch::add(sum, load_some<Arch>(from + i * split, channels - c));
+        T* to = reinterpret_cast<T*>(out.data + t.kv_head * out.head + key * out.row);
+        store_some<Arch>(to + c, Arch::mul(sum, Arch::set(factor)), channels - c);
+      }
+  };
+  merge(a.key_gradient, 0, shape.depth, shape.scale);
+  merge(a.value_gradient, shape.keys * shape.depth, shape.value_depth, 1.0f);
+}
+
+template <class Arch, class Format, class T>
+inline constexpr Backward kBackward{
+    .scratch_bytes =
+        [](const Shape& shape, const Blocking& blocking) {
+          return BackwardLayout<Arch, Format>(shape, blocking).bytes;
+        },
+    .run =
+        [](const BackwardArgs& args, const BackwardTask& task, std::byte* scratch) {
+          Arch::begin();
+          BackwardRun<Arch, Format, T>(args, task, scratch).run();
+          Arch::end();
+        },
+    .merge = merge_gradients<Arch, T>,
+    .rate = block_rate<Arch, Format>,
+};
+
+}  // namespace fusion_attention::kernels

@@ -1,0 +1,104 @@
+// The row hooks of the backward. It works transposed: a row of a block is a key, its lanes are 32 queries, so
+// that P and dS come out as A operands of dV = Pᵀ·dO and dK = dSᵀ·Q without a shuffle, and L and Δ are
+// vectors.
+//
+//   probability   P = exp2(S·scale·log2 e − L)        woven into dPᵀ = V·dOᵀ
+//   gradient      dS = P∘(dP − Δ)                     woven into the next Sᵀ = K·Qᵀ
+#pragma once
+
+#include "kernels/softmax.h"
+
+namespace fusion_attention::kernels {
+
+// One 32-key × 32-query tile on its way through the two hooks.
+template <class Arch, class Format>
+struct GradientStep {
+  using vec = typename Arch::vec;
+
+  float* s;                         // C block: Sᵀ, replaced by P
+  const float* dp;                  // C block: dPᵀ
+  const float* log_sum;             // L of the 32 queries, base 2
+  const float* delta;               // Δ of the 32 queries
+  const Interval* queries;          // of each key: the rows that see it, local
+  std::int64_t query;               // first query of the tile, local
+  std::uint32_t alive;              // queries that exist and saw something
+  const std::uint8_t* mask;         // dense mask at key 0 of the tile, row 0; null: none
+  std::int64_t mask_row, mask_key;  // bytes between rows and keys of it
+  float scale;                      // · log2 e
+  std::byte* p;                     // A, this tile's first group: Pᵀ
+  std::byte* ds;                    // A, likewise: dSᵀ
+  std::size_t a_plane;
+  std::byte* ds_b;  // B, this tile's first group: depth is the keys, columns the queries
+  std::size_t b_plane;
+  float* carry;  // dS of the even row of a pair, 32 floats
+
+  FA_INLINE std::uint32_t visible(int r) const {
+    std::uint32_t bits = alive & visible_bits(queries[r].begin - query, queries[r].end - query);
+    if (mask && bits) {
+      const int n = 32 - __builtin_clz(bits);  // no row past the last visible one is touched
+      bits &= ~hidden_bits<Arch>(mask + r * mask_key, mask_row, query, n);
+    }
+    return bits;
+  }
+
+  template <bool Part>
+  FA_INLINE void probability(int r) const {
+    float* row = s + arch::c_offset(r, 0);
+    const vec factor = Arch::set(scale);
+    vec x0 = Arch::fms(Arch::load(row), factor, Arch::load(log_sum));
+    vec x1 = Arch::fms(Arch::load(row + 256), factor, Arch::load(log_sum + kLanes));
+    if constexpr (Part) {
+      const std::uint32_t bits = visible(r);
+      x0 = Arch::select(static_cast<std::uint16_t>(bits), x0, Arch::set(-kInfinity));
+      x1 = Arch::select(static_cast<std::uint16_t>(bits >> 16), x1, Arch::set(-kInfinity));
+    }
+    const vec p0 = Arch::template exp2<Format::kExpDegree>(x0),
+              p1 = Arch::template exp2<Format::kExpDegree>(x1);
+    Arch::store(row, p0);
+    Arch::store(row + 256, p1);
+    store_a_line<Arch, Format>(p + r * kLine, a_plane, p0, p1);
+  }
+
+  template <bool Part>
+  FA_INLINE void gradient(int r) const {
+    const int at = arch::c_offset(r, 0);
+    vec d0 = Arch::mul(Arch::load(s + at), Arch::sub(Arch::load(dp + at), Arch::load(delta)));
+    vec d1 =
+        Arch::mul(Arch::load(s + at + 256), Arch::sub(Arch::load(dp + at + 256), Arch::load(delta + kLanes)));
+    if constexpr (Part) {  // by choice, not by 0·x: dP or Δ may be NaN at a hidden pair
+      const std::uint32_t bits = visible(r);
+      d0 = Arch::select(static_cast<std::uint16_t>(bits), d0, Arch::zero());
+      d1 = Arch::select(static_cast<std::uint16_t>(bits >> 16), d1, Arch::zero());
+    }
+    store_a_line<Arch, Format>(ds + r * kLine, a_plane, d0, d1);
+    store_b_unit(r, d0, d1);
+  }
+
+ private:
+  // B: a unit is a key (fp32) or a pair of keys, complete with its odd row.
+  FA_INLINE void store_b_unit(int r, vec d0, vec d1) const {
+    if constexpr (Format::kUnitElements == 1) {
+      std::byte* to = ds_b + r / kLanes * kGroupBytes + r % kLanes * kLine;
+      Arch::store(reinterpret_cast<float*>(to), d0);
+      Arch::store(reinterpret_cast<float*>(to + kGroupBytes / 2), d1);
+    } else if (r % 2 == 0) {
+      Arch::store(carry, d0);
+      Arch::store(carry + kLanes, d1);
+    } else {
+      vec even[2] = {Arch::load(carry), Arch::load(carry + kLanes)}, odd[2] = {d0, d1};
+      for (int half = 0; half < 2; ++half)
+        for (int i = 0; i < Format::kPlanes; ++i) {
+          std::byte* to = ds_b + i * b_plane + half * (kGroupBytes / 2) + r / 2 * kLine;
+          Arch::store(reinterpret_cast<float*>(to), pair < Format::kPlanes == 1 > (even[half], odd[half]));
+        }
+    }
+  }
+  template <bool Round>
+  FA_INLINE static vec pair(vec& even, vec& odd) {
+    if constexpr (Round) return Arch::interleave(Arch::round_bf16(even), Arch::round_bf16(odd));
+    const vec a = take_plane<Arch>(even), b = take_plane<Arch>(odd);
+    return Arch::interleave(a, b);
+  }
+};
+
+}  // namespace fusion_attention::kernels

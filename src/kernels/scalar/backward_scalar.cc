@@ -1,0 +1,13 @@
+#include "arch/scalar.h"
+#include "kernels/backward.h"
+
+namespace fusion_attention::kernels {
+
+using arch::Scalar, arch::Fp32;
+
+extern const Backward backward_scalar_fp32, backward_scalar_fp16, backward_scalar_bf16;
+const Backward backward_scalar_fp32 = kBackward<Scalar, Fp32, float>;
+const Backward backward_scalar_fp16 = kBackward<Scalar, Fp32, f16>;
+const Backward backward_scalar_bf16 = kBackward<Scalar, Fp32, bf16>;
+
+}  // namespace fusion_attention::kernels

@@ -1,0 +1,97 @@
+// Random problems on every kernel row that this machine can execute, against fp64 with the derived bound.
+// Half of them run on the tiny row of the machine table, so that small problems meet every block boundary;
+// all operands end at a guard page.
+//
+// FUSION_ATTENTION_RANDOM_PROBLEMS sets the number per arch and pass. A failure prints the seed and the
+// problem's line.
+#include <gtest/gtest.h>
+
+#include <cstdlib>
+
+#include "arch/cpu.h"
+#include "kernels/kernels.h"
+#include "support/bound.h"
+#include "support/random.h"
+#include "support/random_problem.h"
+
+namespace fusion_attention::testing {
+namespace {
+
+int count() {
+  const char* text = std::getenv("FUSION_ATTENTION_RANDOM_PROBLEMS");
+  return text ? std::atoi(text) : 120;
+}
+
+// The arch of every kernel row, once.
+std::vector<std::string> arches() {
+  std::vector<std::string> all;
+  for (const auto& row : kernels::rows())
+    if (std::find(all.begin(), all.end(), row.arch) == all.end()) all.push_back(row.arch);
+  return all;
+}
+
+// Makes the library use one arch; an instruction set that CPUID hides but that executes is used all the same.
+const char* force(const std::string& name) {
+  setenv("FUSION_ATTENTION_KERNEL", name.c_str(), 1);
+  for (const arch::Isa isa : arch::kIsas) {
+    if (name != arch::name(isa)) continue;
+    if (arch::detected(isa).usable) return "natively";
+    return "not at all";
+  }
+  return "over emulated tiles";
+}
+
+class RandomProblems : public ::testing::TestWithParam<std::tuple<std::string, Pass>> {
+ protected:
+  static void SetUpTestSuite() {
+    for (const arch::Isa isa : {arch::Isa::avx512_bf16})
+      setenv("FUSION_ATTENTION_ASSUME_ISA", arch::name(isa), 0);
+  }
+  void TearDown() override {
+    unsetenv("FUSION_ATTENTION_KERNEL");
+    unsetenv("FUSION_ATTENTION_MACHINE");
+  }
+};
+
+TEST_P(RandomProblems, StayWithinTheBound) {
+  const auto& [name, pass] = GetParam();
+  const std::string how = force(name);
+  if (how == "not at all") GTEST_SKIP() << name << " does not execute on this CPU";
+  double worst = 0;
+  for (int i = 0; i < count(); ++i) {
+    // Half of the seeds are the same in every run.
+    const std::uint64_t seed =
+        i % 2 ? testing::seed() + static_cast<std::uint64_t>(i) : static_cast<std::uint64_t>(i);
+    i / 2 % 2 ? setenv("FUSION_ATTENTION_MACHINE", "tiny", 1) : unsetenv("FUSION_ATTENTION_MACHINE");
+    const bool one_product = name.rfind("amx", 0) != 0;
+    const auto made = random_case(seed, pass, one_product);
+    run(made->problem);
+    const Verdict verdict = judge(made->problem, route_of(name, made->problem.query.dtype));
+    worst = std::fmax(worst, verdict.worst);
+    ASSERT_EQ(verdict.failures, 0) << verdict.first << "\n  " << text(made->problem) << "\n  seed " << seed
+                                   << ", " << (i / 2 % 2 ? "tiny" : "ordinary") << " blocking, " << name;
+  }
+  std::printf("note: %s %s: %d random problems %s, worst error / bound %.2f\n", name.c_str(),
+              pass == Pass::forward ? "forward" : "backward", count(), how.c_str(), worst);
+}
+
+TEST(Reference, StaysWithinTheBound) {
+  for (const Pass pass : {Pass::forward, Pass::backward})
+    for (std::uint64_t seed = 0; seed < 60; ++seed) {
+      const auto made = random_case(seed, pass);
+      run_reference(made->problem);
+      const Verdict verdict = judge(made->problem, Route{1, 0, 0});
+      ASSERT_EQ(verdict.failures, 0) << verdict.first << "\n  " << text(made->problem) << "\n  seed " << seed;
+    }
+}
+
+INSTANTIATE_TEST_SUITE_P(EveryArch, RandomProblems,
+                         ::testing::Combine(::testing::ValuesIn(arches()),
+                                            ::testing::Values(Pass::forward, Pass::backward)),
+                         [](const auto& info) {
+                           return std::get<0>(info.param) +
+                                  (std::get<1>(info.param) == Pass::forward ? "_forward" : "_backward");
+                         });
+
+}  // namespace
+}  // namespace fusion_attention::testing

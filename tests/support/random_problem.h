@@ -1,0 +1,122 @@
+// Random problems: sizes around the edges of tiles and blocks, every form of mask, bounded work.
+#pragma once
+
+#include <memory>
+
+#include "support/case.h"
+
+namespace fusion_attention::testing {
+
+inline constexpr std::int64_t kMostScores = 120'000;  // heads × Σ rows × keys: the reference takes a few ms
+
+class Draw {
+ public:
+  explicit Draw(std::uint64_t seed) : random_(seed) {}
+
+  template <class T>
+  T pick(std::initializer_list<T> options) {
+    return options.begin()[random_() % options.size()];
+  }
+  std::int64_t between(std::int64_t low, std::int64_t high) {
+    return low + static_cast<std::int64_t>(random_() % static_cast<std::uint64_t>(high - low + 1));
+  }
+  bool one_in(unsigned n) { return random_() % n == 0; }
+  std::int64_t length() {
+    return pick<std::int64_t>(
+        {1, 2, 7, 15, 16, 17, 31, 32, 33, 48, 63, 64, 65, 96, 97, 127, 128, 129, 200, 255, 257, 300, 513});
+  }
+  std::int64_t depth() {
+    if (one_in(40)) return between(257, 768);
+    return pick<std::int64_t>(
+        {1, 2, 3, 8, 12, 15, 16, 17, 24, 31, 32, 33, 40, 47, 64, 64, 72, 80, 96, 128, 128, 160, 192, 256});
+  }
+  Band band(std::int64_t rows, std::int64_t keys) {
+    const std::int64_t corner = keys - rows, reach = std::max(rows, keys);
+    switch (between(0, 6)) {
+      case 0:
+        return {.hi = 0};
+      case 1:
+        return {.hi = corner};
+      case 2:
+        return {.lo = corner - between(-3, reach), .hi = corner + between(-3, reach)};
+      case 3:
+        return {.lo = -between(0, reach), .hi = between(0, reach)};
+      case 4:
+        return {.hi = corner, .prefix = between(0, keys)};
+      case 5:
+        return {.lo = -32 * between(0, 4), .hi = 32 * between(1, 3) - 1, .prefix = 0, .block = 32};
+      default:
+        return {};
+    }
+  }
+
+ private:
+  std::mt19937_64 random_;
+};
+
+// Packed sequences, some of them empty, in tensors that may be longer than they are.
+inline void pack_sequences(Draw& draw, Problem& p, std::int64_t count) {
+  p.sequences.clear();
+  std::int64_t row = 0, key = 0;
+  for (std::int64_t i = 0; i < count; ++i) {
+    const std::int64_t rows = draw.one_in(6) ? 0 : draw.length() / 2,
+                       keys = draw.one_in(6) ? 0 : draw.length() / 2;
+    p.sequences.push_back(
+        {.batch = 0, .row = row, .rows = rows, .key = key, .keys = keys, .band = draw.band(rows, keys)});
+    row += rows, key += keys;
+  }
+}
+
+inline std::unique_ptr<Case> random_case(std::uint64_t seed, Pass pass, bool infinities = true) {
+  Draw draw(seed);
+  while (true) {
+    const auto dtype = draw.pick({Dtype::float32, Dtype::float16, Dtype::bfloat16});
+    const std::int64_t kv_heads = draw.pick<std::int64_t>({1, 1, 2, 3}),
+                       group = draw.pick<std::int64_t>({1, 1, 2, 4, 5});
+    const std::int64_t depth = draw.depth(), value_depth = draw.one_in(3) ? draw.depth() : depth;
+    const std::int64_t rows = draw.one_in(4)    ? draw.between(1, 4)
+                              : draw.one_in(25) ? 1025 + draw.between(0, 64)
+                                                : draw.length();
+    const std::int64_t keys = draw.one_in(25) ? 1025 + draw.between(0, 200) : draw.length();
+    const double scale = draw.pick({1 / std::sqrt(static_cast<double>(depth)),
+                                    1 / std::sqrt(static_cast<double>(depth)), 1.0, -0.3, 0.0});
+    const bool packed = draw.one_in(4);
+    std::int64_t batches = packed ? 1 : draw.pick<std::int64_t>({1, 1, 2, 3});
+    Problem p = dense_problem(pass, dtype, batches, kv_heads * group, kv_heads, rows, keys, depth,
+                              value_depth, scale, draw.band(rows, keys));
+    if (packed) {
+      Problem q = p;
+      pack_sequences(draw, q, draw.between(1, 5));
+      std::int64_t all_rows = draw.between(0, 5), all_keys = draw.between(0, 5);
+      for (const Sequence& s : q.sequences) all_rows += s.rows, all_keys += s.keys;
+      p = dense_problem(pass, dtype, 1, kv_heads * group, kv_heads, all_rows, all_keys, depth, value_depth,
+                        scale, {});
+      p.sequences = q.sequences;
+    }
+    std::int64_t scores = 0;
+    for (const Sequence& s : p.sequences) scores += s.rows * s.keys * kv_heads * group;
+    if (scores * (depth + value_depth) > kMostScores * 128) continue;
+    if (draw.one_in(4)) {
+      static const std::uint8_t kDescribed = 0;
+      p.overlay.data = &kDescribed;
+      std::int64_t stride = 1;
+      const std::int64_t sizes[] = {p.query.batches(), p.query.heads(), p.query.rows(), p.key.rows()};
+      for (std::size_t axis = 4; axis-- > 0;) {
+        const bool present = axis >= 2 ? !draw.one_in(8) : draw.one_in(2);
+        p.overlay.stride[axis] = present ? stride : 0;
+        if (present) stride *= std::max<std::int64_t>(sizes[axis], 1);
+      }
+    }
+    if (draw.one_in(3)) p.statistics.order = StatisticsOrder::row_major;
+    const auto order = draw.pick<std::array<int, 4>>({{0, 1, 2, 3}, {0, 2, 1, 3}, {2, 0, 1, 3}});
+    const auto fill =
+        draw.pick({Fill::normal, Fill::normal, Fill::large, Fill::growing, Fill::tiny, Fill::constant});
+    auto made = std::make_unique<Case>(p, seed, fill, order, draw.one_in(12) ? 2 : 1);
+    if (draw.one_in(8)) made->plant_nonfinite(infinities);
+    if (pass == Pass::backward) made->forward_first(draw.one_in(4) ? 3.0 : 1.0);
+    made->poison_outputs();
+    return made;
+  }
+}
+
+}  // namespace fusion_attention::testing
