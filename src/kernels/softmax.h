@@ -93,6 +93,7 @@ struct alignas(64) SoftmaxState {
   FA_INLINE Row finish(int r) const {
     const float total = Arch::reduce_add(Arch::load(l[r])), above = Arch::reduce_max(Arch::load(top[r]));
     if (total == 0.0f) return {0.0f, kNothing, 0.0f};
+    if (total != total) return {total, total, total};  // a NaN row: its maximum must not look like nothing
     return {1.0f / total, (m[r] + above) * kLn2, total * __builtin_exp2f(-above)};
   }
 };
