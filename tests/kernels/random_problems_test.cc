@@ -68,6 +68,8 @@ TEST_P(RandomProblems, StayWithinTheBound) {
     run(made->problem);
     const Verdict verdict = judge(made->problem, route_of(name, made->problem.query.dtype));
     worst = std::fmax(worst, verdict.worst);
+    ASSERT_EQ(made->trespassed(), 0) << "bytes written outside the outputs\n  " << text(made->problem)
+                                     << "\n  seed " << seed << ", " << name;
     ASSERT_EQ(verdict.failures, 0) << verdict.first << "\n  " << text(made->problem) << "\n  seed " << seed
                                    << ", " << (i / 2 % 2 ? "tiny" : "ordinary") << " blocking, " << name;
   }

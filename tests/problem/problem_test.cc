@@ -77,7 +77,7 @@ TEST(Validate, NamesTheArgumentOfEveryBreak) {
   for (const Break& broken : breaks) {
     const auto made = std::make_unique<testing::Case>(
         dense_problem(Pass::backward, Dtype::float32, 2, 4, 2, 5, 7, 8, 8, 1, {}), 1, testing::Fill::normal,
-        std::array<int, 4>{0, 1, 2, 3}, 1);
+        testing::Layout::contiguous);
     Problem p = made->problem;
     ASSERT_NO_THROW(validate(p));
     broken.apply(p);
@@ -94,7 +94,7 @@ TEST(Validate, RefusesSharedAndMissingMemory) {
   const auto make = [] {
     return std::make_unique<testing::Case>(
         dense_problem(Pass::forward, Dtype::float32, 1, 2, 2, 5, 5, 8, 8, 1, {}), 1, testing::Fill::normal,
-        std::array<int, 4>{0, 1, 2, 3}, 1);
+        testing::Layout::contiguous);
   };
   const auto refused = [](const Problem& p) { EXPECT_THROW(run(p), Error); };
   auto a = make(), b = make(), c = make(), d = make();
@@ -113,7 +113,7 @@ TEST(Run, TakesEveryEmptyShape) {
       const std::int64_t heads = size(1, 2);
       testing::Case made(
           dense_problem(pass, Dtype::bfloat16, size(0, 2), heads, heads, size(2, 5), size(3, 7), 8, 4, 1, {}),
-          1, testing::Fill::normal, {0, 1, 2, 3}, 1);
+          1, testing::Fill::normal, testing::Layout::contiguous);
       if (bits >> 4 & 1) made.problem.sequences.clear();
       ASSERT_NO_THROW(run(made.problem)) << bits;
     }

@@ -95,9 +95,11 @@ inline void judge_forward_row(const Problem& p, const Sequence& s, const HeadTru
   const std::int64_t entry = statistics_entry(p, s, before, n, i);
   const double sum_bound = row.vague ? keys : row.sum * ((1 + row.sum_error) * std::exp(row.top_error) - 1);
   for (std::int64_t copy = 0; copy < p.statistics.copies; ++copy) {
-    if (!row.nan)  // the sum of a NaN row says so; what its maximum is, nobody
-      verdict.element("softmax_max", s.batch, n, s.row + i, copy, p.statistics.max[entry + copy],
-                      row.empty ? -FLT_MAX : row.top, row.empty ? 0 : row.top_error);
+    verdict.element("softmax_max", s.batch, n, s.row + i, copy, p.statistics.max[entry + copy],
+                    row.empty ? -FLT_MAX
+                    : row.nan ? NAN
+                              : row.top,
+                    row.empty ? 0 : row.top_error);
     verdict.element("softmax_sum", s.batch, n, s.row + i, copy, p.statistics.sum[entry + copy],
                     row.empty ? 1 : row.sum, row.empty ? 0 : sum_bound);
   }
