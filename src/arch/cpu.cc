@@ -1,14 +1,16 @@
 #include "arch/cpu.h"
 
 #include <array>
-#include <cstdio>
-#include <cstdlib>
 #include <cstring>
 #include <fstream>
 #include <mutex>
 
+#include "base/environment.h"
+
 #if defined(__x86_64__)
 #include <cpuid.h>
+#include <signal.h>
+#include <sys/resource.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -23,17 +25,14 @@ const char* name(Isa isa) {
 
 namespace {
 
-// The instruction set called `word`, or the fallback with one warning per process.
-Isa parse(const char* variable, const char* word, Isa fallback) {
-  for (const Isa isa : kIsas)
-    if (std::strcmp(word, name(isa)) == 0) return isa;
-  static std::once_flag warned;
-  std::call_once(warned, [&] {
-    std::fprintf(stderr,
-                 "fusion_attention: %s=%s is ignored: allowed are scalar, avx2, avx512, avx512_bf16, amx\n",
-                 variable, word);
-  });
-  return fallback;
+// The instruction set that a variable names; null when it names none, which is said once.
+const Isa* named_by(const char* variable) {
+  const char* word = environment(variable);
+  if (!word) return nullptr;
+  for (const Isa& isa : kIsas)
+    if (std::strcmp(word, name(isa)) == 0) return &isa;
+  warn_ignored(variable, word, "scalar, avx2, avx512, avx512_bf16 or amx");
+  return nullptr;
 }
 
 #if defined(__x86_64__)
@@ -139,6 +138,10 @@ bool executes(Isa isa) {
   const pid_t child = fork();
   if (child < 0) return false;
   if (child == 0) {
+    // Ends quietly: no handler of the host's, no core file.
+    const rlimit none{0, 0};
+    setrlimit(RLIMIT_CORE, &none);
+    signal(SIGILL, SIG_DFL);
     execute_one(isa);
     _exit(0);
   }
@@ -155,17 +158,16 @@ const IsaStatus& detected(Isa isa) {
   const auto index = static_cast<std::size_t>(isa);
   std::call_once(once[index], [&] {
     found[index] = detect(isa);
-    const char* assumed = std::getenv("FUSION_ATTENTION_ASSUME_ISA");
-    if (!found[index].usable && assumed && std::strcmp(assumed, name(isa)) == 0 && executes(isa))
-      found[index] = {true, ""};
+    if (found[index].usable) return;
+    const Isa* assumed = named_by("FUSION_ATTENTION_ASSUME_ISA");
+    if (assumed && *assumed == isa && executes(isa)) found[index] = {true, ""};
   });
   return found[index];
 }
 
 IsaStatus status(Isa isa) {
-  const char* cap = std::getenv("FUSION_ATTENTION_MAX_ISA");
-  if (cap && *cap && isa > parse("FUSION_ATTENTION_MAX_ISA", cap, Isa::amx))
-    return {false, std::string("FUSION_ATTENTION_MAX_ISA=") + cap};
+  if (const Isa* cap = named_by("FUSION_ATTENTION_MAX_ISA"); cap && isa > *cap)
+    return {false, std::string("FUSION_ATTENTION_MAX_ISA=") + name(*cap)};
   return detected(isa);
 }
 

@@ -1,15 +1,17 @@
 #include "base/parallel.h"
 
 #include <pthread.h>
-#include <sched.h>
+#include <signal.h>
 
 #include <algorithm>
 #include <atomic>
+#include <chrono>
 #include <exception>
-#include <fstream>
+#include <memory>
 #include <mutex>
-#include <string>
+#include <system_error>
 #include <thread>
+#include <utility>
 #include <vector>
 
 #if defined(__x86_64__)
@@ -19,9 +21,9 @@
 namespace fusion_attention {
 namespace {
 
-// Turns of the spin loop before a waiting worker sleeps: about 20 µs, the gap between two calls of a busy
-// caller.
-constexpr int kSpins = 4000;
+// How long a waiting thread spins before it sleeps: the gap between two calls of a busy caller. Waking a
+// sleeper costs about 50 µs; spinning longer takes the core from the caller's other threads.
+constexpr auto kSpinTime = std::chrono::microseconds(20);
 
 void relax() {
 #if defined(__x86_64__)
@@ -31,128 +33,177 @@ void relax() {
 
 // Waits until `word` is no longer `old`: spins, then sleeps in the kernel.
 std::uint32_t await_change(const std::atomic<std::uint32_t>& word, std::uint32_t old) {
-  for (int i = 0; i < kSpins; ++i) {
-    const std::uint32_t now = word.load(std::memory_order_acquire);
-    if (now != old) return now;
-    relax();
+  const auto end = std::chrono::steady_clock::now() + kSpinTime;
+  do {
+    for (int i = 0; i < 16; ++i, relax())
+      if (const std::uint32_t now = word.load(std::memory_order_acquire); now != old) return now;
+  } while (std::chrono::steady_clock::now() < end);
+  while (true) {
+    word.wait(old, std::memory_order_acquire);
+    if (const std::uint32_t now = word.load(std::memory_order_acquire); now != old) return now;
   }
-  word.wait(old, std::memory_order_acquire);
-  return word.load(std::memory_order_acquire);
 }
 
 thread_local bool inside_task = false;
 
+class InsideTask {
+ public:
+  InsideTask() : outer_(std::exchange(inside_task, true)) {}
+  ~InsideTask() { inside_task = outer_; }
+
+ private:
+  bool outer_;
+};
+
+// One call of parallel_for, on the caller's stack.
+struct Job {
+  const std::int64_t tasks;
+  const TaskBody body;
+  void* const context;
+  std::exception_ptr failure;
+  std::atomic<bool> failed{false};
+  alignas(64) std::atomic<std::int64_t> next{0};  // contended: alone in its line
+
+  void work(int worker) noexcept {
+    const InsideTask inside;
+    try {
+      for (std::int64_t task; (task = next.fetch_add(1, std::memory_order_relaxed)) < tasks;)
+        if (!failed.load(std::memory_order_relaxed)) body(context, task, worker);
+    } catch (...) {
+      if (!failed.exchange(true)) failure = std::current_exception();
+    }
+  }
+};
+
+// A thread of the pool. The caller posts a job, the helper takes it by idle/posted/running, and one that has
+// not woken by the time the work is done is told to stay asleep: nobody waits for a thread that has done
+// nothing, and a helper that runs holds the caller's job alive.
+struct Helper {
+  enum State : std::uint32_t { idle, posted, running, stop };
+  alignas(64) std::atomic<std::uint32_t> state{idle};
+  std::thread thread;
+};
+
 class Pool {
  public:
-  ~Pool() {
-    stop_ = true;
-    generation_.fetch_add(1, std::memory_order_release);
-    generation_.notify_all();
-    for (std::thread& worker : workers_) worker.join();
-  }
-
-  // False when the pool is in use: the caller then works alone.
-  bool run(std::int64_t tasks, int threads, TaskBody body, void* context) {
+  // False when the pool is in use or over: the caller then works alone.
+  bool run(Job& job, int threads) {
     const std::unique_lock<std::mutex> owner(mutex_, std::try_to_lock);
-    if (!owner) return false;
-    const int helpers = threads - 1;
-    while (static_cast<int>(workers_.size()) < helpers) {
-      const int index = static_cast<int>(workers_.size()) + 1;
-      workers_.emplace_back([this, index, seen = generation_.load()] { serve(index, seen); });
+    if (!owner || stopped_) return false;
+    grow(threads - 1);
+    const std::size_t helpers = std::min(helpers_.size(), static_cast<std::size_t>(threads - 1));
+    job_ = &job;
+    for (std::size_t i = 0; i < helpers; ++i) post(*helpers_[i], Helper::posted);
+    job.work(0);
+    for (std::size_t i = 0; i < helpers; ++i) {
+      std::uint32_t seen = Helper::posted;
+      if (helpers_[i]->state.compare_exchange_strong(seen, Helper::idle)) continue;  // never woke
+      while (seen == Helper::running) seen = await_change(helpers_[i]->state, seen);
     }
-    tasks_ = tasks, body_ = body, context_ = context, helpers_ = helpers;
-    next_.store(0, std::memory_order_relaxed);
-    failure_ = nullptr;
-    failed_.store(false, std::memory_order_relaxed);
-    // Every worker answers every generation, so that none can be late for one and read the next one's job.
-    pending_.store(static_cast<std::uint32_t>(workers_.size()), std::memory_order_relaxed);
-    generation_.fetch_add(1, std::memory_order_release);
-    generation_.notify_all();
-    work(0);
-    for (std::uint32_t left = pending_.load(std::memory_order_acquire); left != 0;)
-      left = await_change(pending_, left);
-    if (failure_) std::rethrow_exception(failure_);
     return true;
   }
 
- private:
-  void serve(int index, std::uint32_t seen) {
-    while (true) {
-      seen = await_change(generation_, seen);
-      if (stop_) return;
-      if (index <= helpers_) work(index);
-      if (pending_.fetch_sub(1, std::memory_order_acq_rel) == 1) pending_.notify_all();
+  // At exit. The object outlives its threads, for a caller that is still about then.
+  void stop() {
+    const std::unique_lock<std::mutex> owner(mutex_, std::try_to_lock);
+    if (!owner) return;
+    stopped_ = true;
+    for (const auto& helper : helpers_) {
+      post(*helper, Helper::stop);
+      helper->thread.join();
     }
+    helpers_.clear();
   }
 
-  void work(int worker) {
-    inside_task = true;
+ private:
+  // A full barrier between the store and the look for sleepers that notify begins with.
+  static void post(Helper& helper, Helper::State state) {
+    helper.state.exchange(state);
+    helper.state.notify_one();
+  }
+
+  // As many helpers as asked for, or as the system grants. They leave signals to the caller's threads.
+  void grow(int wanted) {
+    if (static_cast<int>(helpers_.size()) >= wanted) return;
+    sigset_t all, before;
+    sigfillset(&all);
+    pthread_sigmask(SIG_SETMASK, &all, &before);
     try {
-      for (std::int64_t task; (task = next_.fetch_add(1, std::memory_order_relaxed)) < tasks_;)
-        if (!failed_.load(std::memory_order_relaxed)) body_(context_, task, worker);
-    } catch (...) {
-      if (!failed_.exchange(true)) failure_ = std::current_exception();
+      while (static_cast<int>(helpers_.size()) < wanted) {
+        auto helper = std::make_unique<Helper>();
+        helper->thread =
+            std::thread([this, state = &helper->state, worker = static_cast<int>(helpers_.size()) + 1] {
+              serve(*state, worker);
+            });
+        helpers_.push_back(std::move(helper));
+      }
+    } catch (const std::system_error&) {
     }
-    inside_task = false;
+    pthread_sigmask(SIG_SETMASK, &before, nullptr);
+  }
+
+  void serve(std::atomic<std::uint32_t>& state, int worker) {
+    while (true) {
+      std::uint32_t seen = await_change(state, Helper::idle);
+      if (seen == Helper::stop) return;
+      if (!state.compare_exchange_strong(seen, Helper::running)) continue;
+      job_->work(worker);
+      state.exchange(Helper::idle);
+      state.notify_one();
+    }
   }
 
   std::mutex mutex_;
-  std::vector<std::thread> workers_;
-  std::atomic<std::uint32_t> generation_{0}, pending_{0};
-  std::atomic<std::int64_t> next_{0};
-  std::atomic<bool> failed_{false}, stop_{false};
-  std::exception_ptr failure_;
-  std::int64_t tasks_ = 0;
-  TaskBody body_ = nullptr;
-  void* context_ = nullptr;
-  int helpers_ = 0;
+  std::vector<std::unique_ptr<Helper>> helpers_;
+  Job* job_ = nullptr;
+  bool stopped_ = false;
 };
 
-// A child of fork() has none of the threads and may have inherited a locked mutex: it gets a pool of its own,
-// and the parent's object is left behind unused.
-struct Holder {
-  Pool* pool = new Pool;
-  Holder() {
+// Never freed, and plain pointers without guards: a child of fork() has none of the threads and may have
+// inherited any lock as taken, so it forgets the object and makes its own.
+constinit std::atomic<Pool*> the_pool{nullptr};
+constinit std::atomic<bool> watching_forks{false};
+constinit std::atomic<Lend> lender{nullptr};
+
+Pool& pool() {
+  if (Pool* present = the_pool.load(std::memory_order_acquire)) return *present;
+  if (!watching_forks.exchange(true))
     pthread_atfork(nullptr, nullptr, [] {
-      holder().pool = new Pool;
+      the_pool.store(nullptr);
       inside_task = false;
     });
+  auto made = std::make_unique<Pool>();
+  Pool* present = nullptr;
+  return the_pool.compare_exchange_strong(present, made.get()) ? *made.release() : *present;
+}
+
+struct AtExit {
+  ~AtExit() {
+    if (Pool* present = the_pool.load()) present->stop();
   }
-  ~Holder() { delete pool; }
-  static Holder& holder() {
-    static Holder the_one;
-    return the_one;
-  }
-};
+} at_exit;
 
 }  // namespace
 
 void parallel_for(std::int64_t tasks, int threads, TaskBody body, void* context) {
   threads = static_cast<int>(std::min<std::int64_t>(threads, tasks));
-  if (threads > 1 && !inside_task && Holder::holder().pool->run(tasks, threads, body, context)) return;
-  const bool outer = inside_task;
-  inside_task = true;
-  try {
-    for (std::int64_t task = 0; task < tasks; ++task) body(context, task, 0);
-  } catch (...) {
-    inside_task = outer;
-    throw;
+  if (threads > 1 && !inside_task) {
+    Job job{.tasks = tasks, .body = body, .context = context, .failure = nullptr};
+    bool done = true;
+    if (const Lend lend = lender.load(std::memory_order_relaxed)) {
+      lend(threads, [](void* work, int worker) { static_cast<Job*>(work)->work(worker); }, &job);
+    } else {
+      done = pool().run(job, threads);
+    }
+    if (job.failure) std::rethrow_exception(job.failure);
+    if (done) return;
   }
-  inside_task = outer;
+  const InsideTask inside;
+  for (std::int64_t task = 0; task < tasks; ++task) body(context, task, 0);
 }
 
-int available_cores() {
-  cpu_set_t set;
-  CPU_ZERO(&set);
-  int cores = sched_getaffinity(0, sizeof set, &set) == 0
-                  ? CPU_COUNT(&set)
-                  : static_cast<int>(std::thread::hardware_concurrency());
-  std::ifstream file("/sys/fs/cgroup/cpu.max");
-  std::string quota;
-  double period = 0;
-  if (file >> quota >> period && quota != "max" && period > 0)
-    cores = std::min(cores, static_cast<int>(std::stod(quota) / period + 0.999));
-  return std::max(cores, 1);
+void lend_threads(Lend lend) {
+  lender.store(lend, std::memory_order_relaxed);
 }
 
 }  // namespace fusion_attention

@@ -7,9 +7,10 @@
 namespace fusion_attention {
 
 // Calls body(context, task, worker) for task = 0 … tasks-1, in order of start, on up to `threads` workers of
-// which the caller is number 0. Returns when all are done; the first exception is rethrown. Called from
-// inside a body, or while another thread uses the pool, it does all the work on the calling thread: never
-// more runnable threads than asked for.
+// which the caller is number 0. Returns when all are done; the first exception is rethrown, and tasks that
+// had not started by then are left out. Called from inside a body, or while another thread uses the pool, it
+// does all the work on the calling thread: never more runnable threads than asked for. Allocates only when
+// the pool grows.
 using TaskBody = void (*)(void* context, std::int64_t task, int worker);
 void parallel_for(std::int64_t tasks, int threads, TaskBody body, void* context);
 
@@ -23,7 +24,10 @@ void parallel_for(std::int64_t tasks, int threads, F&& body) {
       &body);
 }
 
-// Cores this process may use: its affinity, and the quota of its control group.
-int available_cores();
+// A host with threads of its own may lend them: `lend(workers, work, job)` calls work(job, w) for each of
+// some distinct w in [0, workers), one at least, on whatever threads and in whatever order, and returns when
+// these calls have. work() takes tasks until none is left and never throws. Null: the pool.
+using Lend = void (*)(int workers, void (*work)(void* job, int worker), void* job);
+void lend_threads(Lend lend);
 
 }  // namespace fusion_attention

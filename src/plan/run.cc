@@ -9,6 +9,7 @@
 
 #include "arch/float_mode.h"
 #include "base/math.h"
+#include "base/cores.h"
 #include "base/parallel.h"
 #include "fusion_attention/error.h"
 #include "plan/contiguous.h"

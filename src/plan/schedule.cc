@@ -16,7 +16,8 @@ constexpr std::int64_t kLeastKeys = 512;
 constexpr std::int64_t kFewRows = 64;
 // Query rows per split of the backward: its dK and dV buffers are added up once per that many.
 constexpr std::int64_t kLeastRows = 512;
-// Long tasks per thread: with short ones at the end, what is left over is below 3 % of the work (schedule_test.cc).
+// Long tasks per thread: with short ones at the end, what is left over is below 3 % of the work
+// (schedule_test.cc).
 constexpr std::int64_t kTasksPerThread = 6;
 
 std::int64_t cost(const Sequence& s, const Task& t) {

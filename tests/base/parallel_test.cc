@@ -5,89 +5,197 @@
 #include <unistd.h>
 
 #include <atomic>
+#include <chrono>
+#include <numeric>
 #include <stdexcept>
 #include <thread>
 #include <vector>
 
+// The thread sanitizer otherwise ends a child of fork() that starts threads.
+extern "C" const char* __tsan_default_options() {
+  return "die_after_fork=0";
+}
+
 namespace fusion_attention {
 namespace {
 
-#if defined(__SANITIZE_THREAD__)
-constexpr bool kThreadSanitizer = true;
-#elif defined(__has_feature)
-#if __has_feature(thread_sanitizer)
-constexpr bool kThreadSanitizer = true;
-#else
-constexpr bool kThreadSanitizer = false;
-#endif
-#else
-constexpr bool kThreadSanitizer = false;
-#endif
-
-std::int64_t sum_of_squares(std::int64_t tasks, int threads) {
-  std::vector<std::int64_t> each(static_cast<std::size_t>(tasks));
+// How often each task ran.
+std::vector<int> counts(std::int64_t tasks, int threads) {
+  std::vector<std::atomic<int>> ran(static_cast<std::size_t>(tasks));
   parallel_for(tasks, threads,
-               [&](std::int64_t task, int) { each[static_cast<std::size_t>(task)] = task * task; });
-  std::int64_t sum = 0;
-  for (const std::int64_t x : each) sum += x;
-  return sum;
+               [&](std::int64_t task, int) { ran[static_cast<std::size_t>(task)].fetch_add(1); });
+  return {ran.begin(), ran.end()};
 }
 
 TEST(Parallel, RunsEveryTaskOnce) {
   for (const int threads : {1, 2, 3, 8})
     for (const std::int64_t tasks : {0, 1, 2, 7, 1000}) {
-      std::vector<std::atomic<int>> hits(static_cast<std::size_t>(tasks));
-      parallel_for(tasks, threads, [&](std::int64_t task, int worker) {
-        EXPECT_LT(worker, threads);
-        ++hits[static_cast<std::size_t>(task)];
-      });
-      for (const auto& h : hits) EXPECT_EQ(h, 1);
+      for (const int n : counts(tasks, threads))
+        ASSERT_EQ(n, 1) << tasks << " tasks, " << threads << " threads";
     }
 }
 
-TEST(Parallel, NestedCallsAreSerial) {
-  std::atomic<int> inner{0};
-  parallel_for(4, 4, [&](std::int64_t, int) {
-    const auto self = std::this_thread::get_id();
-    parallel_for(8, 4, [&](std::int64_t, int) {
-      EXPECT_EQ(std::this_thread::get_id(), self);
-      ++inner;
+TEST(Parallel, AWorkerHasOneTaskAtATimeAndANumberBelowTheThreads) {
+  for (const int threads : {2, 3, 8, 2}) {
+    std::vector<std::atomic<int>> busy(static_cast<std::size_t>(threads));
+    std::atomic<int> wrong{0};
+    parallel_for(2000, threads, [&](std::int64_t, int worker) {
+      if (worker < 0 || worker >= threads) {
+        wrong.fetch_add(1);
+        return;
+      }
+      auto& mine = busy[static_cast<std::size_t>(worker)];
+      wrong.fetch_add(mine.fetch_add(1) != 0);
+      mine.fetch_sub(1);
+    });
+    EXPECT_EQ(wrong.load(), 0) << threads << " threads";
+  }
+}
+
+// Tasks that wait for each other: all threads must be there at once.
+bool all_come(int threads) {
+  std::atomic<int> arrived{0}, alone{0};
+  const auto deadline = std::chrono::steady_clock::now() + std::chrono::seconds(20);
+  parallel_for(threads, threads, [&](std::int64_t, int) {
+    arrived.fetch_add(1);
+    while (arrived.load() < threads && std::chrono::steady_clock::now() < deadline) std::this_thread::yield();
+    alone.fetch_add(arrived.load() < threads);
+  });
+  return alone.load() == 0;
+}
+
+TEST(Parallel, UsesAllThreadsAskedFor) {
+  EXPECT_TRUE(all_come(8));
+  EXPECT_TRUE(all_come(3));
+}
+
+TEST(Parallel, TasksStartInOrder) {
+  std::vector<std::int64_t> order;
+  parallel_for(100, 1, [&](std::int64_t task, int) { order.push_back(task); });
+  std::vector<std::int64_t> wanted(100);
+  std::iota(wanted.begin(), wanted.end(), 0);
+  EXPECT_EQ(order, wanted);
+}
+
+TEST(Parallel, WhatTasksWroteIsThereAfterwards) {
+  std::vector<std::int64_t> values(5000);
+  for (int round = 1; round <= 200; ++round) {
+    parallel_for(50, 3, [&](std::int64_t task, int) {
+      for (std::int64_t i = task * 100; i < task * 100 + 100; ++i) values[static_cast<std::size_t>(i)] += i;
+    });
+    ASSERT_EQ(values[4999], 4999 * round);
+  }
+  for (std::int64_t i = 0; i < 5000; ++i) ASSERT_EQ(values[static_cast<std::size_t>(i)], 200 * i);
+}
+
+TEST(Parallel, ManyCallersAtOnce) {
+  std::vector<std::thread> users;
+  std::atomic<std::int64_t> sum{0};
+  for (int user = 0; user < 8; ++user)
+    users.emplace_back([&] {
+      for (int round = 0; round < 100; ++round)
+        parallel_for(20, 3, [&](std::int64_t task, int) { sum.fetch_add(task + 1); });
+    });
+  for (std::thread& user : users) user.join();
+  EXPECT_EQ(sum.load(), 8 * 100 * 210);
+}
+
+TEST(Parallel, ANestedCallStaysOnItsThread) {
+  std::atomic<int> inner{0}, strayed{0};
+  parallel_for(16, 3, [&](std::int64_t, int) {
+    const auto mine = std::this_thread::get_id();
+    parallel_for(10, 3, [&](std::int64_t, int worker) {
+      inner.fetch_add(1);
+      strayed.fetch_add(worker != 0 || std::this_thread::get_id() != mine);
     });
   });
-  EXPECT_EQ(inner, 32);
+  EXPECT_EQ(inner.load(), 160);
+  EXPECT_EQ(strayed.load(), 0);
 }
 
-TEST(Parallel, PassesOneExceptionOnAndSurvives) {
-  EXPECT_THROW(parallel_for(100, 4,
-                            [](std::int64_t task, int) {
-                              if (task % 3 == 0) throw std::runtime_error("task");
-                            }),
-               std::runtime_error);
-  EXPECT_EQ(sum_of_squares(100, 4), 328350);
+TEST(Parallel, OneExceptionComesOutAndThePoolGoesOn) {
+  for (const int threads : {1, 2, 8}) {
+    std::atomic<int> ran{0};
+    try {
+      parallel_for(10000, threads, [&](std::int64_t task, int) {
+        ran.fetch_add(1);
+        if (task >= 3) std::this_thread::sleep_for(std::chrono::milliseconds(task == 3 ? 30 : 1));
+        if (task == 3) throw std::runtime_error("task");
+      });
+      ADD_FAILURE() << "nothing was thrown on " << threads << " threads";
+    } catch (const std::runtime_error& e) {
+      EXPECT_STREQ(e.what(), "task");
+    }
+    EXPECT_GE(ran.load(), 4);
+    EXPECT_LE(ran.load(), 5000);
+    for (const int n : counts(100, threads)) ASSERT_EQ(n, 1);
+  }
 }
 
-TEST(Parallel, ServesManyCallersAtOnce) {
-  std::vector<std::thread> callers;
-  std::atomic<int> wrong{0};
-  for (int i = 0; i < 8; ++i)
-    callers.emplace_back([&] {
-      for (int repeat = 0; repeat < 200; ++repeat) wrong += sum_of_squares(50, 3) != 40425;
-    });
-  for (auto& caller : callers) caller.join();
-  EXPECT_EQ(wrong, 0);
-}
-
-TEST(Parallel, WorksInTheChildOfAFork) {
-  if (kThreadSanitizer) GTEST_SKIP() << "ThreadSanitizer does not support threads after fork";
-  EXPECT_EQ(sum_of_squares(100, 4), 328350);
+int exit_code_of(void (*child_does)()) {
   const pid_t child = fork();
   if (child == 0) {
-    alarm(20);  // a deadlock ends the child
-    _exit(sum_of_squares(100, 4) == 328350 ? 0 : 1);
+    child_does();
+    _exit(0);
   }
   int status = 0;
-  ASSERT_EQ(waitpid(child, &status, 0), child);
-  EXPECT_TRUE(WIFEXITED(status) && WEXITSTATUS(status) == 0);
+  waitpid(child, &status, 0);
+  return WIFEXITED(status) ? WEXITSTATUS(status) : 1000 + status;
+}
+
+TEST(Parallel, AChildOfForkHasAPoolOfItsOwn) {
+  counts(10, 3);  // the parent's threads exist
+  const auto child = [] {
+    alarm(60);
+    for (const int n : counts(1000, 3))
+      if (n != 1) _exit(1);
+    if (!all_come(3)) _exit(2);
+  };
+  EXPECT_EQ(exit_code_of(child), 0);
+  for (const int n : counts(1000, 3)) ASSERT_EQ(n, 1);
+}
+
+// The moment when locks are held and helpers run.
+TEST(Parallel, ForkInTheMiddleOfACall) {
+  std::atomic<int> worst{0};
+  parallel_for(4, 3, [&](std::int64_t task, int) {
+    if (task != 1) return;
+    worst = exit_code_of([] {
+      alarm(60);
+      for (const int n : counts(1000, 3))
+        if (n != 1) _exit(1);
+    });
+  });
+  EXPECT_EQ(worst.load(), 0);
+}
+
+TEST(Parallel, ExitIsClean) {
+  ::testing::FLAGS_gtest_death_test_style = "threadsafe";
+  EXPECT_EXIT(
+      {
+        counts(100, 4);
+        std::exit(0);
+      },
+      ::testing::ExitedWithCode(0), "");
+}
+
+TEST(Parallel, AHostMayLendItsThreads) {
+  static std::atomic<int> lent;
+  lent = 0;
+  lend_threads([](int workers, void (*work)(void*, int), void* job) {
+    lent.fetch_add(1);
+    std::vector<std::thread> threads;
+    for (int w = 0; w < workers; ++w) threads.emplace_back(work, job, w);
+    for (std::thread& t : threads) t.join();
+  });
+  const std::vector<int> ran = counts(500, 3);
+  EXPECT_EQ(lent.load(), 1);
+  parallel_for(4, 2, [](std::int64_t, int) { counts(10, 2); });  // nested: nothing more is lent
+  EXPECT_EQ(lent.load(), 2);
+  lend_threads(nullptr);
+  for (const int n : ran) ASSERT_EQ(n, 1);
+  counts(500, 3);
+  EXPECT_EQ(lent.load(), 2);
 }
 
 }  // namespace
