@@ -8,8 +8,8 @@
 #include <vector>
 
 #include "arch/float_mode.h"
-#include "base/math.h"
 #include "base/cores.h"
+#include "base/math.h"
 #include "base/parallel.h"
 #include "fusion_attention/error.h"
 #include "plan/contiguous.h"
