@@ -93,6 +93,7 @@ struct alignas(64) SoftmaxState {
   FA_INLINE Row finish(int r) const {
     const float total = Arch::reduce_add(Arch::load(l[r])), above = Arch::reduce_max(Arch::load(top[r]));
     if (total == 0.0f) return {0.0f, kNothing, 0.0f};
+    if (total != total) return {total, total, total};  // a NaN row: its maximum must not look like nothing
     return {1.0f / total, (m[r] + above) * kLn2, total * __builtin_exp2f(-above)};
   }
 };
@@ -152,9 +153,12 @@ struct SoftmaxStep {
     const vec factor = Arch::set(scale), m = Arch::set(state->m[r]);
     vec x0 = Arch::fms(Arch::load(row), factor, m), x1 = Arch::fms(Arch::load(row + 256), factor, m);
     if (Arch::greater(Arch::max(x0, x1), Arch::set(kHeadroom))) [[unlikely]] {
-      raise(r, Arch::mul(Arch::load(row), factor), Arch::mul(Arch::load(row + 256), factor));
+      // Rounded as the reference is: fused, the largest of huge scores would exceed it by half an ulp, which
+      // may be any number.
+      const vec y0 = Arch::mul(Arch::load(row), factor), y1 = Arch::mul(Arch::load(row + 256), factor);
+      raise(r, y0, y1);
       const vec raised = Arch::set(state->m[r]);
-      x0 = Arch::fms(Arch::load(row), factor, raised), x1 = Arch::fms(Arch::load(row + 256), factor, raised);
+      x0 = Arch::sub(y0, raised), x1 = Arch::sub(y1, raised);
     }
     finish(r, x0, x1);
   }

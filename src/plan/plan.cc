@@ -60,12 +60,12 @@ TileCounts count_tiles(const Problem& problem) {
       const std::int64_t last = lesser(row + 32, s.rows) - 1, keys = s.key0 + s.keys;
       const Interval first_row = s.band.row(s.row0 + row, keys), last_row = s.band.row(s.row0 + last, keys);
       const auto local = [&](std::int64_t key) { return clamp(key - s.key0, 0, s.keys); };
-      const std::int64_t any_begin = local(first_row.begin) / 32, any_end = ceil_div(local(last_row.end), 32);
+      const Interval seen{local(first_row.begin), local(last_row.end)};  // by any row of the tile
       // A tile of the ragged edge is full when all of its real keys are visible.
       const std::int64_t all_begin = ceil_div(local(last_row.begin), 32);
       const std::int64_t all_end =
           local(first_row.end) == s.keys ? ceil_div(s.keys, 32) : local(first_row.end) / 32;
-      const std::int64_t any = greater(0, any_end - any_begin);
+      const std::int64_t any = seen.empty() ? 0 : ceil_div(seen.end, 32) - seen.begin / 32;
       const std::int64_t full = problem.overlay ? 0 : clamp(all_end - all_begin, 0, any);
       counts.none += ceil_div(s.keys, 32) - any;
       counts.part += any - full;

@@ -1,4 +1,6 @@
 // Problem ⇄ one line.
+#include <algorithm>
+#include <array>
 #include <charconv>
 #include <cstring>
 #include <optional>
@@ -155,6 +157,29 @@ void read_word(std::string_view word, Line& line) {
   if (!reader.done()) malformed(word, "nothing after the value");
 }
 
+// Refuses sizes whose tensors, statistics or mask no address space holds, before any product of them is
+// taken.
+void check_sizes(const Line& line) {
+  constexpr std::int64_t kMostBatches = 1 << 24;  // each is a Sequence in memory
+  if (line.batches > kMostBatches)
+    throw Error(ErrorKind::value, "problem line", "b" + std::to_string(line.batches), "b0 … b16777216");
+  for (const std::int64_t size :
+       {line.batches, line.heads, line.kv_heads, line.rows, line.keys, line.depth, line.value_depth})
+    if (size < 0 || size > Band::kFar)
+      throw Error(ErrorKind::value, "problem line", std::to_string(size), "sizes of 0 … 2^40");
+  for (const auto& sizes : {std::array{line.batches, line.heads, line.rows, line.depth},
+                            std::array{line.batches, line.heads, line.rows, line.value_depth},
+                            std::array{line.batches, line.kv_heads, line.keys, line.depth},
+                            std::array{line.batches, line.kv_heads, line.keys, line.value_depth},
+                            std::array{line.batches, line.heads, line.rows, line.keys}}) {
+    std::int64_t product = 1;
+    for (const std::int64_t size : sizes)
+      if (__builtin_mul_overflow(product, std::max<std::int64_t>(size, 1), &product))
+        throw Error(ErrorKind::value, "problem line", "sizes whose product overflows",
+                    "tensors that fit an address space");
+  }
+}
+
 }  // namespace
 
 std::string text(const Problem& p) {
@@ -192,13 +217,7 @@ Problem parse(std::string_view text) {
     text.remove_prefix(space == std::string_view::npos ? text.size() : space + 1);
   }
   if (!line.pass || !line.dtype) malformed(text, "a line with fwd|bwd and fp32|fp16|bf16");
-  for (const std::int64_t size :
-       {line.batches, line.heads, line.kv_heads, line.rows, line.keys, line.depth, line.value_depth})
-    if (size < 0 || size > Band::kFar)
-      throw Error(ErrorKind::value, "problem line", std::to_string(size), "sizes of 0 … 2^40");
-  constexpr std::int64_t kMostBatches = 1 << 24;
-  if (line.batches > kMostBatches)
-    throw Error(ErrorKind::value, "problem line", "b" + std::to_string(line.batches), "b0 … b16777216");
+  check_sizes(line);
   Problem p = dense_problem(*line.pass, *line.dtype, line.batches, line.heads, line.kv_heads, line.rows,
                             line.keys, line.depth, line.value_depth, line.scale, line.band);
   if (line.listed) p.sequences = line.sequences;

@@ -3,6 +3,7 @@
 #include "problem/validate.h"
 
 #include <algorithm>
+#include <array>
 #include <cmath>
 #include <string>
 #include <vector>
@@ -84,8 +85,9 @@ void check_shapes(const Problem& p) {
 }
 
 void check_band(const Band& band) {
-  if (band.block < 1) refuse("band.block", std::to_string(band.block), "at least 1");
-  if (band.prefix < 0) refuse("band.prefix", std::to_string(band.prefix), "at least 0");
+  if (band.block < 1 || band.block > Band::kFar) refuse("band.block", std::to_string(band.block), "1 … 2^40");
+  if (band.prefix < 0 || band.prefix > Band::kFar)
+    refuse("band.prefix", std::to_string(band.prefix), "0 … 2^40");
   if (band.lo < -Band::kFar || band.lo > Band::kFar || band.hi < -Band::kFar || band.hi > Band::kFar)
     refuse("band", std::to_string(band.lo) + ", " + std::to_string(band.hi), "ends within ±2^40");
   if (band.prefix > 0 && band.lo != -Band::kFar)
@@ -123,8 +125,11 @@ void check_sequences(const Problem& p) {
     if (!inside(s.key, s.keys, p.key.rows()))
       refuse("sequences", "keys " + std::to_string(s.key) + " + " + std::to_string(s.keys),
              "within key's " + std::to_string(p.key.rows()) + " rows");
-    if (s.row0 < 0 || s.key0 < 0 || s.row0 > Band::kFar || s.key0 > Band::kFar)
-      refuse("sequences", "global position " + std::to_string(std::min(s.row0, s.key0)), "0 … 2^40");
+    // Past 2^40 an end of ±2^40 would no longer mean "no end".
+    if (s.row0 < 0 || s.row0 > Band::kFar - s.rows)
+      refuse("sequences", "row0 " + std::to_string(s.row0), "rows at global positions 0 … 2^40");
+    if (s.key0 < 0 || s.key0 > Band::kFar - s.keys)
+      refuse("sequences", "key0 " + std::to_string(s.key0), "keys at global positions 0 … 2^40");
     check_band(s.band);
     if (s.rows > 0) rows.push_back({s.batch, s.row, s.row + s.rows});
     if (s.keys > 0) keys.push_back({s.batch, s.key, s.key + s.keys});
@@ -133,40 +138,108 @@ void check_sequences(const Problem& p) {
   if (p.pass == Pass::backward) check_disjoint("key", keys);
 }
 
+// Memory of one argument.
 struct Memory {
-  const char* argument;
-  const TensorView* view;
+  const char* argument = nullptr;
+  const std::byte* begin = nullptr;
+  std::int64_t bytes = 0, alignment = 1;
+  const TensorView* view = nullptr;  // null: every byte of it is in use
 };
 
-// Both are rows of one interleaved buffer (a packed QKV, say) and use different columns of it.
-bool interleaved(const TensorView& a, const TensorView& b) {
-  const std::int64_t pitch = a.stride[2];
-  if (pitch == 0 || b.stride[2] != pitch || a.batches() != b.batches() ||
-      (a.batches() > 1 && a.stride[0] != b.stride[0]))
-    return false;
-  if (a.batches() > 1 && a.stride[0] % pitch != 0) return false;
-  const auto width = [](const TensorView& v) {
-    return (v.heads() - 1) * v.stride[1] + (v.channels() - 1) * v.stride[3] + 1;
-  };
-  const std::int64_t size = size_of(a.dtype);
-  const std::int64_t distance = static_cast<const std::byte*>(b.data) - static_cast<const std::byte*>(a.data);
-  const std::int64_t offset = ((distance / size) % pitch + pitch) % pitch;
-  return distance % size == 0 && width(a) <= offset && offset + width(b) <= pitch;
-}
+// All of a call: never more than query, key, value, output, its gradient, max, sum and overlay.
+struct MemoryList {
+  std::array<Memory, 8> item;
+  std::size_t count = 0;
 
-bool overlap(const TensorView& a, const TensorView& b) {
-  if (empty(a) || empty(b)) return false;
-  const auto* first = static_cast<const std::byte*>(a.data);
-  const auto* second = static_cast<const std::byte*>(b.data);
-  if (first + extent("", a) <= second || second + extent("", b) <= first) return false;
-  return !interleaved(a, b);
-}
+  void add(const char* argument, const TensorView& v) {
+    item[count++] = {argument, static_cast<const std::byte*>(v.data), extent(argument, v), size_of(v.dtype),
+                     &v};
+  }
+  void add(const char* argument, const void* data, std::int64_t bytes, std::int64_t alignment) {
+    item[count++] = {argument, static_cast<const std::byte*>(data), bytes, alignment, nullptr};
+  }
+  const Memory* begin() const { return item.data(); }
+  const Memory* end() const { return item.data() + count; }
+};
 
-// An output whose elements share an address would be written twice.
-bool broadcast(const TensorView& v) {
+// Elements from the first to past the last of what repeats every `pitch` elements.
+std::int64_t width_in(const TensorView& v, std::int64_t pitch) {
+  std::int64_t width = 1;
   for (std::size_t axis = 0; axis < 4; ++axis)
-    if (v.shape[axis] > 1 && v.stride[axis] == 0) return true;
+    if (v.shape[axis] > 1 && v.stride[axis] % pitch != 0) width += (v.shape[axis] - 1) * v.stride[axis];
+  return width;
+}
+
+// Both repeat with some pitch and use different parts of it: the columns of a packed QKV buffer, say.
+bool interleaved(const Memory& a, const Memory& b) {
+  if (!a.view || !b.view || a.alignment != b.alignment || (b.begin - a.begin) % a.alignment != 0)
+    return false;
+  const std::int64_t distance = (b.begin - a.begin) / a.alignment;
+  for (const std::int64_t pitch : a.view->stride) {
+    if (pitch <= 1) continue;
+    const std::int64_t offset = (distance % pitch + pitch) % pitch;
+    if (width_in(*a.view, pitch) <= offset && offset + width_in(*b.view, pitch) <= pitch) return true;
+  }
   return false;
+}
+
+bool overlap(const Memory& a, const Memory& b) {
+  return a.bytes > 0 && b.bytes > 0 && a.begin < b.begin + b.bytes && b.begin < a.begin + a.bytes &&
+         !interleaved(a, b);
+}
+
+// Every axis steps over all that the axes inside it reach, so no two elements share an address. Layouts that
+// are not nested in this way but distinct all the same have no use here.
+bool distinct(const TensorView& v) {
+  std::array<std::size_t, 4> axes{0, 1, 2, 3};
+  std::sort(axes.begin(), axes.end(),
+            [&](std::size_t a, std::size_t b) { return v.stride[a] < v.stride[b]; });
+  std::int64_t reach = 0;
+  for (const std::size_t axis : axes) {
+    if (v.shape[axis] <= 1) continue;
+    if (v.stride[axis] <= reach) return false;
+    reach += (v.shape[axis] - 1) * v.stride[axis];
+  }
+  return true;
+}
+
+void add_statistics(const Problem& p, MemoryList& list) {
+  const std::int64_t entries = p.query.batches() * p.query.heads() * p.query.rows() * p.statistics.copies;
+  if (!p.statistics.max) return;
+  list.add("statistics.max", p.statistics.max, entries * 4, 4);
+  list.add("statistics.sum", p.statistics.sum, entries * 4, 4);
+}
+
+void check_pointer(const Memory& m) {
+  if (m.bytes == 0) return;
+  if (!m.begin) refuse(m.argument, "no memory", "a pointer to its elements");
+  if (reinterpret_cast<std::uintptr_t>(m.begin) % static_cast<std::uintptr_t>(m.alignment) != 0)
+    refuse(m.argument, "a misaligned pointer", "one aligned to its element");
+}
+
+// Bytes from the first to past the last entry of the dense mask.
+std::int64_t overlay_extent(const Problem& p) {
+  const std::int64_t sizes[] = {p.query.batches(), p.query.heads(), p.query.rows(), p.key.rows()};
+  std::int64_t last = 0;
+  for (std::size_t axis = 0; axis < 4; ++axis) {
+    const std::int64_t stride = p.overlay.stride[axis];
+    if (stride < 0) refuse("overlay", "stride " + std::to_string(stride), "strides of at least 0");
+    std::int64_t reach = 0;
+    if (__builtin_mul_overflow(std::max<std::int64_t>(sizes[axis] - 1, 0), stride, &reach) ||
+        __builtin_add_overflow(last, reach, &last) || last > kMost / 8)
+      refuse("overlay", "strides that reach past the end of memory", "a mask that fits an address space");
+  }
+  return last + 1;
+}
+
+void check_statistics(const Problem& p) {
+  const Statistics& s = p.statistics;
+  if (s.copies < 1) refuse("statistics.copies", std::to_string(s.copies), "at least 1");
+  std::int64_t entries = 0;  // the other three are a product that check_view has seen
+  if (__builtin_mul_overflow(p.query.batches() * p.query.heads() * p.query.rows(), s.copies, &entries) ||
+      entries > kMost / 8)
+    refuse("statistics.copies", std::to_string(s.copies), "statistics that fit an address space");
+  if (!s.max != !s.sum) refuse("statistics", "one of max and sum", "both, or none in the forward");
 }
 
 }  // namespace
@@ -175,46 +248,36 @@ void validate(const Problem& p) {
   if (!std::isfinite(p.scale)) refuse("scale", std::to_string(p.scale), "a finite number");
   check_shapes(p);
   check_sequences(p);
-  if (p.statistics.copies < 1) refuse("statistics.copies", std::to_string(p.statistics.copies), "at least 1");
-  if (!p.statistics.max != !p.statistics.sum)
-    refuse("statistics", "one of max and sum", "both, or none in the forward");
-  for (std::size_t axis = 0; axis < 4; ++axis)
-    if (p.overlay.stride[axis] < 0)
-      refuse("overlay", "stride " + std::to_string(p.overlay.stride[axis]), "strides of at least 0");
+  check_statistics(p);
+  overlay_extent(p);
 }
 
 void validate_memory(const Problem& p) {
-  const bool backward = p.pass == Pass::backward;
-  std::vector<Memory> inputs = {{"query", &p.query}, {"key", &p.key}, {"value", &p.value}};
-  std::vector<Memory> outputs;
-  if (backward) {
-    inputs.insert(inputs.end(), {{"output", &p.output}, {"output_gradient", &p.output_gradient}});
-    outputs = {{"query_gradient", &p.query_gradient},
-               {"key_gradient", &p.key_gradient},
-               {"value_gradient", &p.value_gradient}};
+  MemoryList inputs, outputs;
+  inputs.add("query", p.query), inputs.add("key", p.key), inputs.add("value", p.value);
+  if (p.overlay) inputs.add("overlay", p.overlay.data, overlay_extent(p), 1);
+  if (p.pass == Pass::backward) {
+    inputs.add("output", p.output), inputs.add("output_gradient", p.output_gradient);
+    add_statistics(p, inputs);
+    outputs.add("query_gradient", p.query_gradient);
+    outputs.add("key_gradient", p.key_gradient);
+    outputs.add("value_gradient", p.value_gradient);
     if (!p.statistics.max && !empty(p.query)) refuse("statistics", "none", "the forward's max and sum");
   } else {
-    outputs = {{"output", &p.output}};
+    outputs.add("output", p.output);
+    add_statistics(p, outputs);
   }
-  for (const auto* list : {&inputs, &outputs})
-    for (const Memory& m : *list) {
-      if (empty(*m.view)) continue;
-      if (!m.view->data) refuse(m.argument, "no memory", "a pointer to its elements");
-      if (reinterpret_cast<std::uintptr_t>(m.view->data) %
-              static_cast<std::uintptr_t>(size_of(m.view->dtype)) !=
-          0)
-        refuse(m.argument, "a misaligned pointer", "one aligned to its element");
-    }
-  for (std::size_t i = 0; i < outputs.size(); ++i) {
-    if (broadcast(*outputs[i].view))
-      refuse(outputs[i].argument, "stride 0", "an output of distinct elements");
+  for (const MemoryList* list : {&inputs, &outputs})
+    for (const Memory& m : *list) check_pointer(m);
+  for (const Memory& out : outputs) {
+    if (out.view && !empty(*out.view) && !distinct(*out.view))
+      refuse(out.argument, "strides that give two elements one address", "an output of distinct elements");
     for (const Memory& in : inputs)
-      if (overlap(*outputs[i].view, *in.view))
-        refuse(outputs[i].argument, std::string("memory shared with ") + in.argument, "memory of its own");
-    for (std::size_t j = 0; j < i; ++j)
-      if (overlap(*outputs[i].view, *outputs[j].view))
-        refuse(outputs[i].argument, std::string("memory shared with ") + outputs[j].argument,
-               "memory of its own");
+      if (overlap(out, in))
+        refuse(out.argument, std::string("memory shared with ") + in.argument, "memory of its own");
+    for (const Memory* other = outputs.begin(); other != &out; ++other)
+      if (overlap(out, *other))
+        refuse(out.argument, std::string("memory shared with ") + other->argument, "memory of its own");
   }
 }
 

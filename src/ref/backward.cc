@@ -1,7 +1,7 @@
 // The backward in plain loops and double precision, from the caller's statistics and output.
 //
-//   P = exp(S − max) / sum    dV = Pᵀ·dO    dP = dO·Vᵀ    Δ = Σ dO∘O    dS = P∘(dP − Δ)    dQ = scale·dS·K dK
-//   = scale·dSᵀ·Q
+//   P = exp(S − max) / sum    dV = Pᵀ·dO    dP = dO·Vᵀ    Δ = Σ dO∘O    dS = P∘(dP − Δ)
+//   dQ = scale·dS·K    dK = scale·dSᵀ·Q
 #include <cfloat>
 #include <cmath>
 #include <vector>

@@ -41,7 +41,8 @@ void forward(const Problem& p) {
           nan |= std::isnan(p.scale * dot);
           maximum = std::fmax(maximum, p.scale * dot);
         }
-        if (maximum == -INFINITY && !nan) continue;  // nothing visible, or every score is −∞: ruling 9
+        if (nan) maximum = NAN;
+        if (maximum == -INFINITY) continue;  // nothing visible, or every score is −∞: ruling 9
         // 2. Probabilities relative to the maximum, and their sum. +∞ gives ∞ − ∞ = NaN, as IEEE says.
         double sum = 0;
         for (std::int64_t j = 0; j < s.keys; ++j) {

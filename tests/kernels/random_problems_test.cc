@@ -2,15 +2,14 @@
 // Half of them run on the tiny row of the machine table, so that small problems meet every block boundary;
 // all operands end at a guard page.
 //
-// FUSION_ATTENTION_RANDOM_PROBLEMS sets the number per arch and pass. A failure prints the seed and the
-// problem's line.
+// FUSION_ATTENTION_RANDOM_PROBLEMS sets the number per arch and pass. A failure prints the problem's line and
+// its seed, to be pasted behind `replay`.
 #include <gtest/gtest.h>
 
 #include <cstdlib>
 
-#include "arch/cpu.h"
-#include "kernels/kernels.h"
 #include "support/bound.h"
+#include "support/every_arch.h"
 #include "support/random.h"
 #include "support/random_problem.h"
 
@@ -22,31 +21,8 @@ int count() {
   return text ? std::atoi(text) : 120;
 }
 
-// The arch of every kernel row, once.
-std::vector<std::string> arches() {
-  std::vector<std::string> all;
-  for (const auto& row : kernels::rows())
-    if (std::find(all.begin(), all.end(), row.arch) == all.end()) all.push_back(row.arch);
-  return all;
-}
-
-// Makes the library use one arch; an instruction set that CPUID hides but that executes is used all the same.
-const char* force(const std::string& name) {
-  setenv("FUSION_ATTENTION_KERNEL", name.c_str(), 1);
-  for (const arch::Isa isa : arch::kIsas) {
-    if (name != arch::name(isa)) continue;
-    if (arch::detected(isa).usable) return "natively";
-    return "not at all";
-  }
-  return "over emulated tiles";
-}
-
 class RandomProblems : public ::testing::TestWithParam<std::tuple<std::string, Pass>> {
  protected:
-  static void SetUpTestSuite() {
-    for (const arch::Isa isa : {arch::Isa::avx512_bf16})
-      setenv("FUSION_ATTENTION_ASSUME_ISA", arch::name(isa), 0);
-  }
   void TearDown() override {
     unsetenv("FUSION_ATTENTION_KERNEL");
     unsetenv("FUSION_ATTENTION_MACHINE");
@@ -56,18 +32,19 @@ class RandomProblems : public ::testing::TestWithParam<std::tuple<std::string, P
 TEST_P(RandomProblems, StayWithinTheBound) {
   const auto& [name, pass] = GetParam();
   const std::string how = force(name);
-  if (how == "not at all") GTEST_SKIP() << name << " does not execute on this CPU";
+  if (how == kNotAtAll) GTEST_SKIP() << name << " does not execute on this CPU";
   double worst = 0;
   for (int i = 0; i < count(); ++i) {
     // Half of the seeds are the same in every run.
     const std::uint64_t seed =
         i % 2 ? testing::seed() + static_cast<std::uint64_t>(i) : static_cast<std::uint64_t>(i);
     i / 2 % 2 ? setenv("FUSION_ATTENTION_MACHINE", "tiny", 1) : unsetenv("FUSION_ATTENTION_MACHINE");
-    const bool one_product = name.rfind("amx", 0) != 0;
-    const auto made = random_case(seed, pass, one_product);
+    const auto made = random_case(seed, pass, has_infinities(name));
     run(made->problem);
     const Verdict verdict = judge(made->problem, route_of(name, made->problem.query.dtype));
     worst = std::fmax(worst, verdict.worst);
+    ASSERT_EQ(made->trespassed(), 0) << "bytes written outside the outputs\n  " << text(made->problem)
+                                     << "\n  seed " << seed << ", " << name;
     ASSERT_EQ(verdict.failures, 0) << verdict.first << "\n  " << text(made->problem) << "\n  seed " << seed
                                    << ", " << (i / 2 % 2 ? "tiny" : "ordinary") << " blocking, " << name;
   }

@@ -3,8 +3,11 @@
 
 #include <gtest/gtest.h>
 
+#include <array>
 #include <functional>
 #include <limits>
+#include <memory>
+#include <utility>
 
 #include "fusion_attention/error.h"
 #include "fusion_attention/run.h"
@@ -27,11 +30,31 @@ TEST(Text, ComesBackAsItWas) {
 }
 
 TEST(Text, RefusesMalformedLines) {
-  for (const char* line :
-       {"", "fwd", "fwd bf16 b", "fwd bf16 bx", "fwd bf17 b1", "fwd bf16 q-1",
-        "fwd bf16 scale=", "fwd bf16 band(1)", "fwd bf16 band(1,2", "fwd bf16 seqs(1:2",
-        "fwd bf16 overlay(kb)", "fwd bf16 b99999999999999999999", "fwd bf16 h3/2", "fwd bf16 d0",
-        "fwd bf16 seqs(0:0:5:0:1:0:0:-inf:inf)", "fwd bf16 band(inf,-inf,3)", "nonsense"})
+  for (const char* line : {"",
+                           "fwd",
+                           "fwd bf16 b",
+                           "fwd bf16 bx",
+                           "fwd bf17 b1",
+                           "fwd bf16 q-1",
+                           "fwd bf16 scale=",
+                           "fwd bf16 band(1)",
+                           "fwd bf16 band(1,2",
+                           "fwd bf16 seqs(1:2",
+                           "fwd bf16 overlay(kb)",
+                           "fwd bf16 b99999999999999999999",
+                           "fwd bf16 h3/2",
+                           "fwd bf16 d0",
+                           "fwd bf16 seqs(0:0:5:0:1:0:0:-inf:inf)",
+                           "fwd bf16 band(inf,-inf,3)",
+                           "nonsense",
+                           "fwd bf16 b16777217",
+                           "fwd bf16 h1099511627776 q1099511627776",
+                           "fwd bf16 k2099511627776",
+                           "fwd bf16 h1099511627776 q1048576 k1048576 overlay(bnqk)",
+                           "fwd bf16 band(-inf,0,0,2000000000000)",
+                           "fwd bf16 scale=nan",
+                           "fwd bf16 scale=1e999",
+                           "fwd bf16 b1b"})
     EXPECT_THROW(parse(line), Error) << line;
 }
 
@@ -64,11 +87,17 @@ TEST(Validate, NamesTheArgumentOfEveryBreak) {
       {"sequences", [](Problem& p) { p.sequences[0].batch = 2; }},
       {"sequences", [](Problem& p) { p.sequences[1].batch = 0; }},
       {"sequences", [](Problem& p) { p.sequences[0].row0 = -1; }},
+      {"sequences", [](Problem& p) { p.sequences[0].row0 = Band::kFar; }},
+      {"sequences", [](Problem& p) { p.sequences[1].key0 = Band::kFar - 6; }},
+      {"sequences", [](Problem& p) { p.sequences[1].rows = 0, p.sequences[1].batch = 0; }},  // shares keys
+      {"band.block", [](Problem& p) { p.sequences[0].band.block = kHuge; }},
       {"band.block", [](Problem& p) { p.sequences[0].band.block = 0; }},
       {"band.prefix", [](Problem& p) { p.sequences[0].band.prefix = -1; }},
       {"band.prefix", [](Problem& p) { p.sequences[0].band.lo = 0, p.sequences[0].band.prefix = 2; }},
       {"band", [](Problem& p) { p.sequences[0].band.hi = kHuge; }},
       {"overlay", [](Problem& p) { p.overlay.stride[2] = -1; }},
+      {"overlay", [](Problem& p) { p.overlay.stride[1] = kHuge / 2; }},
+      {"statistics.copies", [](Problem& p) { p.statistics.copies = kHuge / 2; }},
       {"statistics", [](Problem& p) { p.statistics.copies = 0; }},
       {"statistics", [](Problem& p) { p.statistics.sum = nullptr; }},
       {"output_gradient", [](Problem& p) { p.output_gradient.shape[2] += 1; }},
@@ -77,7 +106,7 @@ TEST(Validate, NamesTheArgumentOfEveryBreak) {
   for (const Break& broken : breaks) {
     const auto made = std::make_unique<testing::Case>(
         dense_problem(Pass::backward, Dtype::float32, 2, 4, 2, 5, 7, 8, 8, 1, {}), 1, testing::Fill::normal,
-        std::array<int, 4>{0, 1, 2, 3}, 1);
+        testing::Layout::contiguous);
     Problem p = made->problem;
     ASSERT_NO_THROW(validate(p));
     broken.apply(p);
@@ -90,19 +119,80 @@ TEST(Validate, NamesTheArgumentOfEveryBreak) {
   }
 }
 
-TEST(Validate, RefusesSharedAndMissingMemory) {
-  const auto make = [] {
-    return std::make_unique<testing::Case>(
-        dense_problem(Pass::forward, Dtype::float32, 1, 2, 2, 5, 5, 8, 8, 1, {}), 1, testing::Fill::normal,
-        std::array<int, 4>{0, 1, 2, 3}, 1);
+// Elements [first, first + 400) of one buffer serve every argument, as far as a test moves them there.
+struct OneBuffer {
+  std::array<float, 4000> memory{};
+  std::unique_ptr<testing::Case> made;
+  Problem problem;
+
+  explicit OneBuffer(Pass pass)
+      : made(std::make_unique<testing::Case>(dense_problem(pass, Dtype::float32, 2, 2, 2, 5, 5, 4, 4, 1, {}),
+                                             1, testing::Fill::normal, testing::Layout::contiguous)),
+        problem(made->problem) {}
+  void place(TensorView& view, int at, const std::array<std::int64_t, 4>& stride) {
+    view.data = memory.data() + at, view.stride = stride;
+  }
+};
+
+TEST(Validate, RefusesMemoryThatIsMissingMisalignedOrShared) {
+  const std::array<std::int64_t, 4> dense{40, 20, 4, 1};
+  const std::pair<const char*, std::function<void(OneBuffer&)>> breaks[] = {
+      {"key", [](OneBuffer& t) { t.problem.key.data = nullptr; }},
+      {"query",
+       [](OneBuffer& t) { t.problem.query.data = static_cast<std::byte*>(t.problem.query.data) + 1; }},
+      {"output", [](OneBuffer& t) { t.problem.output.data = t.problem.query.data; }},
+      {"output", [](OneBuffer& t) { t.problem.output.stride[2] = 0; }},
+      {"output", [](OneBuffer& t) { t.place(t.problem.output, 0, {40, 20, 1, 1}); }},
+      {"output", [](OneBuffer& t) { t.place(t.problem.output, 0, {40, 10, 4, 1}); }},
+      {"output",
+       [&](OneBuffer& t) {
+         t.place(t.problem.value, 79, dense);
+         t.place(t.problem.output, 0, dense);
+       }},
+      {"output",  // columns 0 … 3 and 3 … 6 of rows of 24
+       [](OneBuffer& t) {
+         t.place(t.problem.query, 0, {120, 8, 24, 1});
+         t.place(t.problem.output, 3, {120, 8, 24, 1});
+       }},
+      {"statistics.max",
+       [](OneBuffer& t) { t.problem.statistics.max = static_cast<float*>(t.problem.output.data) + 79; }},
+      {"statistics.sum", [](OneBuffer& t) { t.problem.statistics.sum = t.problem.statistics.max + 159; }},
+      {"output",
+       [](OneBuffer& t) {
+         t.problem.overlay = {static_cast<std::uint8_t*>(t.problem.output.data) + 319, {0, 0, 5, 1}};
+       }},
   };
-  const auto refused = [](const Problem& p) { EXPECT_THROW(run(p), Error); };
-  auto a = make(), b = make(), c = make(), d = make();
-  a->problem.output.data = a->problem.query.data;
-  b->problem.key.data = nullptr;
-  c->problem.output.stride[2] = 0;
-  d->problem.query.data = static_cast<std::byte*>(d->problem.query.data) + 1;
-  for (const auto* broken : {&a, &b, &c, &d}) refused((*broken)->problem);
+  for (std::size_t i = 0; i < std::size(breaks); ++i) {
+    OneBuffer t(Pass::forward);
+    ASSERT_NO_THROW(run(t.problem));
+    breaks[i].second(t);
+    try {
+      run(t.problem);
+      ADD_FAILURE() << "accepted: break " << i << " of " << breaks[i].first;
+    } catch (const Error& error) {
+      EXPECT_EQ(error.argument(), breaks[i].first) << "break " << i << ": " << error.what();
+    }
+  }
+}
+
+// Gradients that lie between one another in one buffer, as the slices of a packed dQKV do, are apart.
+TEST(Validate, TakesInterleavedOutputs) {
+  const std::pair<std::array<std::int64_t, 4>, int> layouts[] = {
+      {{120, 4, 24, 1}, 8},   // [B, S, 3, N, D]
+      {{120, 20, 4, 1}, 40},  // [B, 3, N, S, D]
+      {{120, 60, 4, 1}, 20},  // [B, N, 3, S, D]
+      {{40, 20, 4, 1}, 80},   // one behind the other
+      {{120, 60, 12, 3}, 1},  // [B, N, S, D, 3]
+  };
+  for (const auto& [stride, apart] : layouts) {
+    OneBuffer t(Pass::backward);
+    t.place(t.problem.query_gradient, 0, stride);
+    t.place(t.problem.key_gradient, apart, stride);
+    t.place(t.problem.value_gradient, 2 * apart, stride);
+    EXPECT_NO_THROW(run(t.problem)) << apart;
+    t.place(t.problem.value_gradient, 2 * apart - 1, stride);
+    EXPECT_THROW(run(t.problem), Error) << apart;
+  }
 }
 
 // Every combination of empty axes computes nothing and crashes nothing.
@@ -113,7 +203,7 @@ TEST(Run, TakesEveryEmptyShape) {
       const std::int64_t heads = size(1, 2);
       testing::Case made(
           dense_problem(pass, Dtype::bfloat16, size(0, 2), heads, heads, size(2, 5), size(3, 7), 8, 4, 1, {}),
-          1, testing::Fill::normal, {0, 1, 2, 3}, 1);
+          1, testing::Fill::normal, testing::Layout::contiguous);
       if (bits >> 4 & 1) made.problem.sequences.clear();
       ASSERT_NO_THROW(run(made.problem)) << bits;
     }

@@ -1,184 +1,207 @@
 // The largest error that a correct kernel can make, element by element, derived from the problem.
 //
-// u is the unit roundoff of the output type, flat = 2⁻²⁴ that of fp32. With γ(n) = n·flat:
+// u is the roundoff of the output's dtype, flat = 2⁻²⁴ that of fp32, γ(n) = (products·n + 16)·flat + dropped
+// what a sum of n products may lose of Σ|terms| in any order (Route), u_P and e what P and exp2 lose.
 //
-//   score       |δs| ≤ |scale|·γ(D+2)·Σ|q||k| + 2·flat·|s|     the dot product in any order, the scale, the
-//   change to base 2 P           relative 2·max δs + u_P + e                    an error of a score moves P
-//   and the sum by as much; e is exp's polynomial O           u·|o| + 2·(P's)·Σ p|v| rounding P to the
-//   operand type, products, one division, one rounding P (given max, sum)   δs + 8·flat·(|max| + |log sum| +
-//   |s|) + e dP, Δ       γ(Dv+2)·Σ|dO||v|, γ(Dv+2)·Σ|dO||o| dS          P·(δdP + δΔ + 2·flat·(|dP| + |Δ|)) +
-//   (P's + 2·u_P)·|dS| dQ, dK, dV  u·|·| + Σ (2·δ + γ(n+8)·|·|)·|other factor|     n terms
+// Forward. A score is off by δ: by its dot product (HeadTruth), and by a few roundings of |s| and of the
+// row's maximum, on the way through scale·log₂ e, the running reference and the merge of splits. So
 //
-// and what lies below 2⁻¹²⁶ may be flushed. What depends on how a kernel row computes is its Route: u_P is
-// how P and dS enter the second products (rounded to bf16, 2⁻⁸; as two truncated bf16, 2⁻¹⁴, or three, 2⁻²¹;
-// or in fp32), e the error of its exp2, and every dot product of D terms is a sum of up to `products`·D when
-// operands are split into planes.
+//   p̂ⱼ    = pⱼ·(1 + rⱼ)        rⱼ = expm1(δⱼ + e)
+//   l̂     = l·(1 + Δ)          Δ  = Σ pⱼ·rⱼ / l + γ(n): l sums P before it is rounded
+//   |ô−o| ≤ Σ pⱼ|vⱼ|·((1 + rⱼ)(1 + u_P) / (1 − Δ) − 1 + γ(n)), and never above 2·max|vⱼ|: both are means
+//   max    is off by the largest δ that can be the maximum, sum by Δ and by that δ
+//
+// Backward. The caller's max and sum are exact, so nothing cancels against the row:
+//
+//   P      r = expm1(δ + 8·flat·(|max| + |log sum| + |s|) + e), then u_P
+//   dS     P·(1 + r)·(γ(Dv)·(Σ|dO||v| + Σ|dO||o|) + 2·flat·(|dP| + |Δ|)) + (r + u_P + 2·flat)·|dS|:
+//          the first part is what the subtraction dP − Δ leaves, however small their difference is
+//   dQ dK dV   Σ error·|other factor| + γ(n)·Σ|terms|, times |scale| for dQ and dK
+//
+// and u·|result| on top. What lies below 2⁻¹²⁶ may be flushed: operands, products, P and results.
 #pragma once
 
-#include <cfloat>
-#include <cmath>
-#include <string>
-#include <vector>
+#include <algorithm>
 
-#include "support/case.h"
+#include "support/truth.h"
 
 namespace fusion_attention::testing {
 
-inline constexpr double kFlat = 0x1p-24;
-
-inline double roundoff(Dtype dtype) {
-  return dtype == Dtype::bfloat16 ? 0x1p-8 : dtype == Dtype::float16 ? 0x1p-11 : kFlat;
+inline double sum_error(const Route& route, double terms) {
+  return (route.products * terms + 16) * kFlat + route.dropped;
 }
 
-struct Route {
-  double products = 1;
-  double p_roundoff = kFlat;
-  double exp_error = 2e-7;
-};
+// One row of the forward: its softmax and how far it may be off.
+struct SoftmaxTruth {
+  bool empty = false, nan = false;
+  bool vague = false;  // some score is off by so much that only the mean of the values is known
+  double top = -INFINITY, sum = 0, top_error = 0, sum_error = 0;
+  std::vector<double> weight, ratio;  // exp(s − top); r
 
-inline Route route_of(const std::string& arch, Dtype dtype) {
-  const bool tiles = arch.rfind("amx", 0) == 0;
-  if (dtype == Dtype::bfloat16 && (tiles || arch == "avx512_bf16")) return {1, 0x1p-8, 7.6e-5};
-  if (tiles && dtype == Dtype::float16) return {4, 0x1p-14, 2e-7};
-  if (tiles) return {6, 0x1p-21, 2e-7};
-  return {};
-}
-
-// Compares what a run left in the outputs; remembers the worst ratio and where the first element outside
-// lies.
-class Verdict {
- public:
-  explicit Verdict(const Route& how) : route(how) {}
-
-  void element(const char* what, std::int64_t b, std::int64_t h, std::int64_t r, std::int64_t c, double got,
-               double want, double bound) {
-    const bool agree = std::isfinite(want) ? std::fabs(got - want) <= bound : !std::isfinite(got);
-    if (agree) {
-      if (std::isfinite(want) && bound > 0) worst = std::fmax(worst, std::fabs(got - want) / bound);
-      return;
+  SoftmaxTruth(const HeadTruth& t, std::int64_t i, const Route& route)
+      : weight(static_cast<std::size_t>(t.keys)), ratio(static_cast<std::size_t>(t.keys)) {
+    for (std::int64_t j = 0; j < t.keys; ++j) {
+      if (!t.visible[t.at(i, j)]) continue;
+      nan |= std::isnan(t.score[t.at(i, j)]);
+      top = std::fmax(top, t.score[t.at(i, j)]);
     }
-    if (failures++ == 0) {
-      char text[200];
-      std::snprintf(text, sizeof text, "%s[%ld, %ld, %ld, %ld]: got %.9g, want %.9g ± %.3g", what, long(b),
-                    long(h), long(r), long(c), got, want, bound);
-      first = text;
+    empty = top == -INFINITY && !nan;
+    if (empty) return;
+    const auto error = [&](std::int64_t j) {
+      return t.score_error[t.at(i, j)] + 8 * kFlat * (std::fabs(t.score[t.at(i, j)]) + std::fabs(top) + 1);
+    };
+    double off = 0, at_top = 0;
+    for (std::int64_t j = 0; j < t.keys; ++j) {
+      if (!t.visible[t.at(i, j)] || t.score[t.at(i, j)] == -INFINITY) continue;
+      const auto key = static_cast<std::size_t>(j);
+      const double delta = error(j);
+      vague |= delta > 1;
+      weight[key] = std::exp(t.score[t.at(i, j)] - top);
+      ratio[key] = std::expm1(std::fmin(delta, 1) + route.exp_error);
+      sum += weight[key], off += weight[key] * ratio[key];
+      if (t.score[t.at(i, j)] == top) at_top = std::fmax(at_top, delta);
     }
+    for (std::int64_t j = 0; j < t.keys; ++j)
+      if (t.visible[t.at(i, j)] && t.score[t.at(i, j)] + error(j) >= top - at_top)
+        top_error = std::fmax(top_error, error(j));
+    sum_error = off / sum + kFlat * static_cast<double>(t.keys + 16);
+    vague |= sum_error > 0.5;
   }
-  Route route;
-  double worst = 0;
-  std::int64_t failures = 0;
-  std::string first;
 };
-
-// fp64 matrices of one (sequence, query head).
-class HeadTruth {
- public:
-  HeadTruth(const Problem& p, const Sequence& s, std::int64_t head, const Route& route)
-      : p_(p), s_(s), head_(head), kv_(head / p.group()), rows_(s.rows), keys_(s.keys) {
-    const auto all = static_cast<std::size_t>(rows_ * keys_);
-    visible.resize(all), score.resize(all), score_error.resize(all);
-    q = rows_of(p.query, head, s.row, rows_), k = rows_of(p.key, kv_, s.key, keys_),
-    v = rows_of(p.value, kv_, s.key, keys_);
-    for (std::int64_t i = 0; i < rows_; ++i) {
-      const Interval sees = s.band.row(s.row0 + i, s.key0 + keys_);
-      for (std::int64_t j = 0; j < keys_; ++j) {
-        const Overlay& o = p.overlay;
-        const bool hidden =
-            o && o.data[s.batch * o.stride[0] + head * o.stride[1] + i * o.stride[2] + j * o.stride[3]];
-        visible[at(i, j)] = j + s.key0 >= sees.begin && j + s.key0 < sees.end && !hidden;
-        if (!visible[at(i, j)]) continue;
-        double dot = 0, size = 0;
-        for (std::int64_t d = 0; d < depth(); ++d) {
-          const double x = q[i * depth() + d] * k[j * depth() + d];
-          dot += x, size += std::fabs(x);
-        }
-        score[at(i, j)] = p.scale * dot;
-        score_error[at(i, j)] =
-            std::fabs(p.scale) * ((route.products * static_cast<double>(depth()) + 2) * kFlat * size +
-                                  static_cast<double>(depth()) * 0x1p-124) +
-            2 * kFlat * std::fabs(p.scale * dot);
-      }
-    }
-  }
-
-  std::size_t at(std::int64_t i, std::int64_t j) const { return static_cast<std::size_t>(i * keys_ + j); }
-  std::int64_t depth() const { return p_.query.channels(); }
-  std::int64_t value_depth() const { return p_.value.channels(); }
-  std::vector<double> rows_of(const TensorView& view, std::int64_t head, std::int64_t first,
-                              std::int64_t count) const {
-    std::vector<double> out;
-    out.reserve(static_cast<std::size_t>(count * view.channels()));
-    for (std::int64_t r = 0; r < count; ++r)
-      for (std::int64_t c = 0; c < view.channels(); ++c)
-        out.push_back(read(view, s_.batch, head, first + r, c));
-    return out;
-  }
-
-  std::vector<bool> visible;
-  std::vector<double> score, score_error, q, k, v;
-
- protected:
-  const Problem& p_;
-  const Sequence& s_;
-  std::int64_t head_, kv_, rows_, keys_;
-};
-
-inline double half_floor(Dtype dtype) {
-  return dtype == Dtype::float16 ? 0x1p-25 : 0;
-}
-
-inline std::int64_t statistics_entry(const Problem& p, const Sequence& s, std::int64_t before, std::int64_t n,
-                                     std::int64_t i) {
-  const std::int64_t heads = p.query.heads();
-  return (before * heads +
-          (p.statistics.order == StatisticsOrder::head_major ? n * s.rows + i : i * heads + n)) *
-         p.statistics.copies;
-}
 
 inline void judge_forward_row(const Problem& p, const Sequence& s, const HeadTruth& t, std::int64_t before,
                               std::int64_t n, std::int64_t i, Verdict& verdict) {
-  const Dtype dtype = p.query.dtype;
-  const double u = roundoff(dtype), keys = static_cast<double>(s.keys);
-  double top = -INFINITY, sum = 0, row_error = 0;
-  bool nan = false;
-  for (std::int64_t j = 0; j < s.keys; ++j) {
-    if (!t.visible[t.at(i, j)]) continue;
-    nan |= std::isnan(t.score[t.at(i, j)]);
-    top = std::fmax(top, t.score[t.at(i, j)]);
-    row_error = std::fmax(row_error, t.score_error[t.at(i, j)]);
-  }
-  const bool empty = top == -INFINITY && !nan;
-  std::vector<double> weight(static_cast<std::size_t>(s.keys), 0.0);
-  for (std::int64_t j = 0; j < s.keys && !empty; ++j)
-    if (t.visible[t.at(i, j)])
-      sum += weight[static_cast<std::size_t>(j)] = std::exp(t.score[t.at(i, j)] - top);
-  const double relative = 2 * row_error + 2 * verdict.route.p_roundoff + verdict.route.exp_error +
-                          (verdict.route.products * keys + 8) * kFlat;
-  for (std::int64_t c = 0; c < t.value_depth(); ++c) {
-    double out = 0, size = 0;
-    for (std::int64_t j = 0; j < s.keys && !empty; ++j) {
+  const Route& route = verdict.route;
+  const SoftmaxTruth row(t, i, route);
+  const double keys = static_cast<double>(t.keys), terms = testing::sum_error(route, keys);
+  for (std::int64_t c = 0; c < t.width; ++c) {
+    double out = 0, error = 0, largest = 0;
+    for (std::int64_t j = 0; j < t.keys && !row.empty; ++j) {
       if (!t.visible[t.at(i, j)]) continue;
-      const double x =
-          weight[static_cast<std::size_t>(j)] / sum * t.v[static_cast<std::size_t>(j * t.value_depth() + c)];
-      out += x, size += std::fabs(x);
+      const auto key = static_cast<std::size_t>(j);
+      const double v = t.v[static_cast<std::size_t>(j * t.width + c)], x = row.weight[key] / row.sum * v;
+      out += x, largest = std::fmax(largest, std::fabs(v));
+      error +=
+          std::fabs(x) *
+          ((1 + row.ratio[key]) * (1 + route.p_roundoff) / (1 - std::fmin(row.sum_error, 0.5)) - 1 + terms);
     }
-    const double bound =
-        empty ? 0 : u * std::fabs(out) + 2 * relative * size + half_floor(dtype) + keys * 0x1p-124;
-    verdict.element("output", s.batch, n, s.row + i, c, read(p.output, s.batch, n, s.row + i, c), out, bound);
+    if (row.vague || error > 2 * largest) error = 2 * largest;
+    error += 4 * keys * kFlush * (1 + largest);
+    verdict.element("output", s.batch, n, s.row + i, c, read(p.output, s.batch, n, s.row + i, c), out,
+                    row.empty ? 0 : error,
+                    row.empty ? 0 : roundoff(p.query.dtype) * std::fabs(out) + half_spacing(p.query.dtype));
   }
+  if (!p.statistics.max) return;
   const std::int64_t entry = statistics_entry(p, s, before, n, i);
+  const double sum_bound = row.vague ? keys : row.sum * ((1 + row.sum_error) * std::exp(row.top_error) - 1);
   for (std::int64_t copy = 0; copy < p.statistics.copies; ++copy) {
-    const double want = empty ? -FLT_MAX : top;
-    if (!nan)  // the sum of a NaN row says so; what its maximum is, nobody
-      verdict.element("softmax_max", s.batch, n, s.row + i, copy, p.statistics.max[entry + copy], want,
-                      empty ? 0 : row_error + 4 * kFlat * std::fabs(top));
+    verdict.element("softmax_max", s.batch, n, s.row + i, copy, p.statistics.max[entry + copy],
+                    row.empty ? -FLT_MAX
+                    : row.nan ? NAN
+                              : row.top,
+                    row.empty ? 0 : row.top_error);
     verdict.element("softmax_sum", s.batch, n, s.row + i, copy, p.statistics.sum[entry + copy],
-                    empty ? 1 : sum,
-                    empty ? 0
-                          : 2 * sum *
-                                (2 * row_error + verdict.route.exp_error + 8 * kFlat * std::fabs(top) +
-                                 (keys + 8) * kFlat));
+                    row.empty ? 1 : row.sum, row.empty ? 0 : sum_bound);
   }
+}
+
+// A gradient and its bound, summed over the heads of a group before it is judged.
+struct Sums {
+  explicit Sums(std::int64_t rows, std::int64_t channels)
+      : value(static_cast<std::size_t>(rows * channels)), size(value), error(value), rows(rows) {}
+
+  void add(std::int64_t at, double term, double off) {
+    const auto place = static_cast<std::size_t>(at);
+    value[place] += term, size[place] += std::fabs(term), error[place] += off;
+  }
+  void judge(const char* what, const TensorView& view, const Sequence& s, std::int64_t head,
+             std::int64_t first, double count, double factor, Verdict& verdict) const {
+    const double terms = sum_error(verdict.route, count);
+    for (std::int64_t r = 0; r < rows; ++r)
+      for (std::int64_t c = 0; c < view.channels(); ++c) {
+        const auto at = static_cast<std::size_t>(r * view.channels() + c);
+        const double want = factor * value[at];
+        verdict.element(what, s.batch, head, first + r, c, read(view, s.batch, head, first + r, c), want,
+                        std::fabs(factor) * (error[at] + terms * size[at] + 4 * count * kFlush),
+                        roundoff(view.dtype) * std::fabs(want) + half_spacing(view.dtype));
+      }
+  }
+
+  std::vector<double> value, size, error;
+  std::int64_t rows;
+};
+
+// What one row adds to the gradients of a head, pair by pair.
+inline void add_row_gradients(const HeadTruth& t, const double* d_o, const double* out, double top,
+                              double sum, std::int64_t i, const Route& route, Sums& dq, Sums& dk, Sums& dv) {
+  const double gamma = sum_error(route, static_cast<double>(t.width));
+  double delta = 0, delta_size = 0;
+  for (std::int64_t c = 0; c < t.width; ++c) {
+    delta += d_o[c] * out[c], delta_size += std::fabs(d_o[c] * out[c]);
+  }
+  for (std::int64_t j = 0; j < t.keys; ++j) {
+    if (!t.visible[t.at(i, j)]) continue;
+    const double score = t.score[t.at(i, j)], prob = std::exp(score - top) / sum;
+    // A score of −∞ is a weight of exactly 0, whatever its error.
+    const double off =
+        score == -INFINITY
+            ? 0
+            : std::expm1(t.score_error[t.at(i, j)] +
+                         8 * kFlat * (std::fabs(top) + std::fabs(std::log(sum)) + std::fabs(score)) +
+                         route.exp_error);
+    double dp = 0, dp_size = 0, flushed = 0;
+    for (std::int64_t c = 0; c < t.width; ++c) {
+      const double v = t.v[static_cast<std::size_t>(j * t.width + c)];
+      dp += d_o[c] * v, dp_size += std::fabs(d_o[c] * v);
+      flushed += 4 * kFlush * (1 + std::fabs(d_o[c]) + std::fabs(v) + std::fabs(out[c]));
+    }
+    const double ds = prob * (dp - delta);
+    const double ds_error =
+        prob * (1 + off) *
+            (gamma * (dp_size + delta_size) + 2 * kFlat * (std::fabs(dp) + std::fabs(delta)) + flushed) +
+        (off + route.p_roundoff + 2 * kFlat) * std::fabs(ds) + 4 * kFlush * (1 + std::fabs(dp - delta));
+    const double p_error = (off + route.p_roundoff) * prob + 4 * kFlush;
+    for (std::int64_t c = 0; c < t.width; ++c)
+      dv.add(j * t.width + c, prob * d_o[c], p_error * std::fabs(d_o[c]));
+    for (std::int64_t d = 0; d < t.depth; ++d) {
+      const double kd = t.k[static_cast<std::size_t>(j * t.depth + d)],
+                   qd = t.q[static_cast<std::size_t>(i * t.depth + d)];
+      dq.add(i * t.depth + d, ds * kd, ds_error * std::fabs(kd) + 4 * kFlush * std::fabs(ds));
+      dk.add(j * t.depth + d, ds * qd, ds_error * std::fabs(qd) + 4 * kFlush * std::fabs(ds));
+    }
+  }
+}
+
+inline void judge_head_gradients(const Problem& p, const Sequence& s, std::int64_t before, std::int64_t n,
+                                 Sums& dk, Sums& dv, Verdict& verdict) {
+  const HeadTruth t(p, s, n, verdict.route);
+  const auto d_o = HeadTruth::rows_of(p.output_gradient, s.batch, n, s.row, s.rows),
+             out = HeadTruth::rows_of(p.output, s.batch, n, s.row, s.rows);
+  Sums dq(s.rows, t.depth);
+  for (std::int64_t i = 0; i < s.rows; ++i) {
+    const std::int64_t entry = statistics_entry(p, s, before, n, i);
+    const double top = p.statistics.max[entry], sum = p.statistics.sum[entry];
+    if (top <= -FLT_MAX) continue;
+    add_row_gradients(t, d_o.data() + i * t.width, out.data() + i * t.width, top, sum, i, verdict.route, dq,
+                      dk, dv);
+  }
+  dq.judge("query_gradient", p.query_gradient, s, n, s.row, static_cast<double>(s.keys), p.scale, verdict);
+}
+
+// Rows of a view that no sequence covers hold zero.
+inline void judge_uncovered(const char* what, const Problem& p, const TensorView& view, bool keys,
+                            Verdict& verdict) {
+  std::vector<bool> covered(static_cast<std::size_t>(view.batches() * view.rows()));
+  for (const Sequence& s : p.sequences)
+    for (std::int64_t r = 0; r < (keys ? s.keys : s.rows); ++r)
+      covered[static_cast<std::size_t>(s.batch * view.rows() + (keys ? s.key : s.row) + r)] = true;
+  for (std::int64_t b = 0; b < view.batches(); ++b)
+    for (std::int64_t r = 0; r < view.rows(); ++r) {
+      if (covered[static_cast<std::size_t>(b * view.rows() + r)]) continue;
+      for (std::int64_t h = 0; h < view.heads(); ++h)
+        for (std::int64_t c = 0; c < view.channels(); ++c)
+          verdict.element(what, b, h, r, c, read(view, b, h, r, c), 0, 0);
+    }
 }
 
 inline void judge_forward(const Problem& p, Verdict& verdict) {
@@ -190,101 +213,31 @@ inline void judge_forward(const Problem& p, Verdict& verdict) {
     }
     before += s.rows;
   }
-}
-
-// A gradient and its bound, summed over the heads of a group before it is judged.
-struct Sums {
-  explicit Sums(std::size_t n) : value(n, 0.0), size(n, 0.0), bound(n, 0.0) {}
-  void add(std::size_t at, double term, double error) {
-    value[at] += term, size[at] += std::fabs(term), bound[at] += error;
+  judge_uncovered("output", p, p.output, /*keys=*/false, verdict);
+  if (!p.statistics.max) return;
+  const std::int64_t heads = p.query.heads() * p.statistics.copies;
+  for (std::int64_t e = before * heads; e < p.query.batches() * p.query.rows() * heads; ++e) {
+    verdict.element("softmax_max past the sequences", 0, 0, 0, e, p.statistics.max[e], -FLT_MAX, 0);
+    verdict.element("softmax_sum past the sequences", 0, 0, 0, e, p.statistics.sum[e], 1, 0);
   }
-  void judge(const char* what, const TensorView& view, const Sequence& s, std::int64_t head,
-             std::int64_t first, std::int64_t rows, double count, double factor, Verdict& verdict) const {
-    const double u = roundoff(view.dtype);
-    for (std::int64_t r = 0; r < rows; ++r)
-      for (std::int64_t c = 0; c < view.channels(); ++c) {
-        const auto at = static_cast<std::size_t>(r * view.channels() + c);
-        const double bound =
-            u * std::fabs(factor * value[at]) +
-            std::fabs(factor) * (2 * bound_of(at) + (verdict.route.products * count + 8) * kFlat * size[at]);
-        verdict.element(what, s.batch, head, first + r, c, read(view, s.batch, head, first + r, c),
-                        factor * value[at], bound + half_floor(view.dtype) + 0x1p-124);
-      }
-  }
-  double bound_of(std::size_t at) const { return bound[at]; }
-  std::vector<double> value, size, bound;
-};
-
-inline void add_head_gradients(const Problem& p, const Sequence& s, std::int64_t before, std::int64_t n,
-                               Sums& dk, Sums& dv, Verdict& verdict) {
-  const HeadTruth t(p, s, n, verdict.route);
-  const auto d_o = t.rows_of(p.output_gradient, n, s.row, s.rows),
-             out = t.rows_of(p.output, n, s.row, s.rows);
-  const std::int64_t width = t.value_depth(), depth = t.depth();
-  Sums dq(static_cast<std::size_t>(s.rows * depth));
-  const double steps = (verdict.route.products * static_cast<double>(width) + 2) * kFlat,
-               floor = 0x1p-122 * static_cast<double>(s.rows + s.keys);
-  for (std::int64_t i = 0; i < s.rows; ++i) {
-    const std::int64_t entry = statistics_entry(p, s, before, n, i);
-    const double top = p.statistics.max[entry], sum = p.statistics.sum[entry];
-    if (top <= -FLT_MAX) continue;
-    double delta = 0, delta_size = 0;
-    for (std::int64_t c = 0; c < width; ++c) {
-      const double x =
-          d_o[static_cast<std::size_t>(i * width + c)] * out[static_cast<std::size_t>(i * width + c)];
-      delta += x, delta_size += std::fabs(x);
-    }
-    for (std::int64_t j = 0; j < s.keys; ++j) {
-      if (!t.visible[t.at(i, j)]) continue;
-      const double score = t.score[t.at(i, j)], prob = std::exp(score - top) / sum;
-      // A score of −∞ is a weight of exactly 0, whatever its error.
-      const double relative =
-          score == -INFINITY
-              ? 0
-              : t.score_error[t.at(i, j)] +
-                    8 * kFlat * (std::fabs(top) + std::fabs(std::log(sum)) + std::fabs(score)) +
-                    verdict.route.exp_error;
-      double dp = 0, dp_size = 0;
-      for (std::int64_t c = 0; c < width; ++c) {
-        const double x =
-            d_o[static_cast<std::size_t>(i * width + c)] * t.v[static_cast<std::size_t>(j * width + c)];
-        dp += x, dp_size += std::fabs(x);
-      }
-      const double ds = prob * (dp - delta);
-      const double ds_error =
-          prob * (steps * (dp_size + delta_size) + 2 * kFlat * (std::fabs(dp) + std::fabs(delta))) +
-          (relative + 2 * verdict.route.p_roundoff) * std::fabs(ds) + floor;
-      const double p_error = (relative + verdict.route.p_roundoff) * prob + floor;
-      for (std::int64_t c = 0; c < width; ++c) {
-        const double x = d_o[static_cast<std::size_t>(i * width + c)];
-        dv.add(static_cast<std::size_t>(j * width + c), prob * x, p_error * std::fabs(x));
-      }
-      for (std::int64_t d = 0; d < depth; ++d) {
-        const double kd = t.k[static_cast<std::size_t>(j * depth + d)],
-                     qd = t.q[static_cast<std::size_t>(i * depth + d)];
-        dq.add(static_cast<std::size_t>(i * depth + d), ds * kd, ds_error * std::fabs(kd));
-        dk.add(static_cast<std::size_t>(j * depth + d), ds * qd, ds_error * std::fabs(qd));
-      }
-    }
-  }
-  dq.judge("query_gradient", p.query_gradient, s, n, s.row, s.rows, static_cast<double>(s.keys), p.scale,
-           verdict);
 }
 
 inline void judge_backward(const Problem& p, Verdict& verdict) {
   std::int64_t before = 0;
   for (const Sequence& s : p.sequences) {
     for (std::int64_t kv = 0; kv < p.key.heads(); ++kv) {
-      Sums dk(static_cast<std::size_t>(s.keys * p.key.channels())),
-          dv(static_cast<std::size_t>(s.keys * p.value.channels()));
+      Sums dk(s.keys, p.key.channels()), dv(s.keys, p.value.channels());
       for (std::int64_t g = 0; g < p.group(); ++g)
-        add_head_gradients(p, s, before, kv * p.group() + g, dk, dv, verdict);
+        judge_head_gradients(p, s, before, kv * p.group() + g, dk, dv, verdict);
       const double count = static_cast<double>(s.rows * p.group());
-      dk.judge("key_gradient", p.key_gradient, s, kv, s.key, s.keys, count, p.scale, verdict);
-      dv.judge("value_gradient", p.value_gradient, s, kv, s.key, s.keys, count, 1, verdict);
+      dk.judge("key_gradient", p.key_gradient, s, kv, s.key, count, p.scale, verdict);
+      dv.judge("value_gradient", p.value_gradient, s, kv, s.key, count, 1, verdict);
     }
     before += s.rows;
   }
+  judge_uncovered("query_gradient", p, p.query_gradient, /*keys=*/false, verdict);
+  judge_uncovered("key_gradient", p, p.key_gradient, /*keys=*/true, verdict);
+  judge_uncovered("value_gradient", p, p.value_gradient, /*keys=*/true, verdict);
 }
 
 inline Verdict judge(const Problem& p, const Route& route) {

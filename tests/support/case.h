@@ -1,7 +1,9 @@
-// A Problem with memory: inputs from a seed, every tensor against a guard page, outputs poisoned.
+// A Problem with memory: inputs from a seed, every tensor against a guard page, outputs poisoned, and every
+// byte that a run must not change remembered.
 #pragma once
 
 #include <algorithm>
+#include <array>
 #include <cmath>
 #include <cstring>
 #include <deque>
@@ -14,7 +16,11 @@
 
 namespace fusion_attention::testing {
 
-enum class Fill { normal, large, growing, tiny, constant };
+enum class Fill { normal, large, growing, tiny, constant, extreme };
+
+// How tensors lie in memory: contiguous [B, N, S, D] that end at the guard page; or, each for itself, any
+// order of the axes, padding, spread channels, broadcast inputs, against the guard behind or in front.
+enum class Layout { contiguous, random };
 
 inline std::byte* element(const TensorView& v, std::int64_t b, std::int64_t h, std::int64_t r,
                           std::int64_t c) {
@@ -46,22 +52,19 @@ inline void write(const TensorView& v, std::int64_t b, std::int64_t h, std::int6
 
 class Case {
  public:
-  // `order` is the memory order of the axes, outermost first; `channel_stride` spreads channels apart.
-  Case(Problem problem, std::uint64_t seed, Fill fill, std::array<int, 4> order, std::int64_t channel_stride)
-      : problem(std::move(problem)), random_(seed), order_(order), channel_stride_(channel_stride) {
+  Case(Problem problem, std::uint64_t seed, Fill fill, Layout layout)
+      : problem(std::move(problem)), random_(seed), layout_(layout) {
     Problem& p = this->problem;
-    allocate(p.query), allocate(p.key), allocate(p.value), allocate(p.output);
     const bool backward = p.pass == Pass::backward;
-    if (backward)
-      allocate(p.output_gradient), allocate(p.query_gradient), allocate(p.key_gradient),
-          allocate(p.value_gradient);
-    const double spread = fill == Fill::large ? 8 : fill == Fill::tiny ? 1e-3 : 1;
-    fill_view(p.query, spread, fill == Fill::constant), fill_view(p.key, 1, false),
-        fill_view(p.value, spread, false);
-    if (fill == Fill::growing) grow_keys();
-    if (backward) fill_view(p.output_gradient, 1, false);
-    const std::int64_t entries = p.query.batches() * p.query.heads() * p.query.rows() * p.statistics.copies;
-    p.statistics.max = floats(entries), p.statistics.sum = floats(entries);
+    for (TensorView* v : {&p.query, &p.key, &p.value}) allocate(*v, /*input=*/true);
+    allocate(p.output, /*input=*/false);
+    if (backward) {
+      allocate(p.output_gradient, true);
+      for (TensorView* v : {&p.query_gradient, &p.key_gradient, &p.value_gradient}) allocate(*v, false);
+    }
+    fill_inputs(fill);
+    p.statistics.max = reinterpret_cast<float*>(region(entries() * 4));
+    p.statistics.sum = reinterpret_cast<float*>(region(entries() * 4));
     make_overlay();
   }
 
@@ -71,56 +74,109 @@ class Case {
     Problem forward = problem;
     forward.pass = Pass::forward;
     run_reference(forward);
-    const std::int64_t entries =
-        problem.query.batches() * problem.query.heads() * problem.query.rows() * problem.statistics.copies;
-    for (std::int64_t e = 0; e < entries; ++e) problem.statistics.sum[e] *= static_cast<float>(whole);
+    for (std::int64_t e = 0; e < entries(); ++e) problem.statistics.sum[e] *= static_cast<float>(whole);
   }
 
-  // A NaN or an infinity into a key or value row, which some queries see and some do not. A route that splits
-  // operands makes a visible infinity NaN (0·inf of a plane), where one product would keep its sign: no
-  // infinities there.
+  // A NaN or an infinity into one row of an input, which some rows or keys see and some do not. A route that
+  // splits operands makes a visible infinity NaN (0·inf of a plane), where one product would keep its sign:
+  // no infinities there.
   void plant_nonfinite(bool infinities) {
     const Problem& p = problem;
-    if (p.sequences.empty() || p.sequences[0].keys == 0) return;
-    const Sequence& s = p.sequences[0];
-    const std::int64_t key = s.key + std::uniform_int_distribution<std::int64_t>(0, s.keys - 1)(random_);
-    const TensorView& view = random_() % 2 ? p.value : p.key;
-    write(view, s.batch, 0, key, 0, infinities && random_() % 2 ? INFINITY : NAN);
+    if (p.sequences.empty()) return;
+    const Sequence& s = p.sequences[random_() % p.sequences.size()];
+    const bool in_key = random_() % 4 != 0;
+    const TensorView& view = in_key                                      ? random_() % 2 ? p.value : p.key
+                             : p.pass == Pass::backward && random_() % 2 ? p.output_gradient
+                                                                         : p.query;
+    const std::int64_t count = in_key ? s.keys : s.rows;
+    if (count == 0 || view.heads() == 0) return;
+    const auto below = [&](std::int64_t n) {
+      return static_cast<std::int64_t>(random_() % static_cast<std::uint64_t>(n));
+    };
+    const std::int64_t row = (in_key ? s.key : s.row) + below(count);
+    write(view, s.batch, below(view.heads()), row, below(view.channels()),
+          infinities && random_() % 2 ? INFINITY : NAN);
   }
 
-  // Every byte of the outputs becomes a NaN that was not computed.
+  // Every element of the outputs becomes a NaN that was not computed, and all memory is remembered.
   void poison_outputs() {
-    if (problem.pass == Pass::backward) {
-      poison(problem.query_gradient), poison(problem.key_gradient), poison(problem.value_gradient);
-      return;
+    for (const TensorView* v : outputs())
+      each(*v, [&](auto b, auto h, auto r, auto c) { write(*v, b, h, r, c, NAN); });
+    if (problem.pass == Pass::forward && problem.statistics.max) {
+      std::fill_n(problem.statistics.max, entries(), NAN);
+      std::fill_n(problem.statistics.sum, entries(), NAN);
     }
-    poison(problem.output);
-    const std::int64_t entries =
-        problem.query.batches() * problem.query.heads() * problem.query.rows() * problem.statistics.copies;
-    std::fill_n(problem.statistics.max, entries, NAN);
-    std::fill_n(problem.statistics.sum, entries, NAN);
+    for (Region& r : regions_) r.before.assign(r.memory.head(), r.memory.head() + r.memory.size());
+  }
+
+  // Bytes that changed since, other than elements of the outputs: of inputs, of padding, around the tensors.
+  std::int64_t trespassed() {
+    for (const TensorView* v : outputs())
+      each(*v, [&](auto b, auto h, auto r, auto c) { forgive(element(*v, b, h, r, c), size_of(v->dtype)); });
+    if (problem.pass == Pass::forward && problem.statistics.max)
+      for (float* s : {problem.statistics.max, problem.statistics.sum})
+        forgive(reinterpret_cast<std::byte*>(s), entries() * 4);
+    std::int64_t changed = 0;
+    for (Region& r : regions_)
+      for (std::size_t i = 0; i < r.before.size(); ++i) changed += r.before[i] != r.memory.head()[i];
+    return changed;
+  }
+
+  std::int64_t entries() const {
+    return problem.query.batches() * problem.query.heads() * problem.query.rows() * problem.statistics.copies;
   }
 
   Problem problem;
 
  private:
-  void allocate(TensorView& v) {
-    std::int64_t stride = channel_stride_;
-    for (int at = 3; at >= 0; --at) {
-      const auto axis = static_cast<std::size_t>(order_[static_cast<std::size_t>(at)]);
+  struct Region {
+    explicit Region(std::int64_t bytes) : memory(static_cast<std::size_t>(bytes)) {}
+    Guarded memory;
+    std::vector<std::byte> before;
+  };
+
+  std::vector<const TensorView*> outputs() const {
+    if (problem.pass == Pass::forward) return {&problem.output};
+    return {&problem.query_gradient, &problem.key_gradient, &problem.value_gradient};
+  }
+
+  // Memory of which a byte that nobody wrote is part of a NaN.
+  std::byte* region(std::int64_t bytes, bool in_front = false) {
+    Guarded& memory = regions_.emplace_back(bytes).memory;
+    std::memset(memory.head(), 0xff, memory.size());
+    return in_front ? memory.head() : memory.tail(static_cast<std::size_t>(bytes));
+  }
+
+  void forgive(const std::byte* from, std::int64_t bytes) {
+    for (Region& r : regions_)
+      if (from >= r.memory.head() && from < r.memory.head() + r.memory.size()) {
+        std::memcpy(r.before.data() + (from - r.memory.head()), from, static_cast<std::size_t>(bytes));
+        return;
+      }
+  }
+
+  bool one_in(unsigned n) { return layout_ == Layout::random && random_() % n == 0; }
+
+  void allocate(TensorView& v, bool input) {
+    constexpr std::array<std::array<std::size_t, 4>, 5> kOrders{
+        {{0, 1, 2, 3}, {0, 2, 1, 3}, {2, 0, 1, 3}, {1, 0, 2, 3}, {0, 1, 3, 2}}};
+    const auto& order = kOrders[layout_ == Layout::contiguous ? 0 : random_() % (one_in(12) ? 5 : 4)];
+    std::int64_t stride = one_in(20) ? 2 : 1, bytes = size_of(v.dtype);
+    for (std::size_t at = 4; at-- > 0;) {
+      const std::size_t axis = order[at];
       v.stride[axis] = stride;
+      if (input && axis < 3 && one_in(16)) {
+        v.stride[axis] = 0;
+        continue;
+      }
       stride *= std::max<std::int64_t>(v.shape[axis], 1);
+      if (one_in(8)) stride += 1 + static_cast<std::int64_t>(random_() % 9);
     }
-    std::int64_t bytes = size_of(v.dtype);
     for (std::size_t axis = 0; axis < 4; ++axis)
       bytes += std::max<std::int64_t>(v.shape[axis] - 1, 0) * v.stride[axis] * size_of(v.dtype);
-    memory_.emplace_back(static_cast<std::size_t>(bytes));
-    v.data = memory_.back().tail(static_cast<std::size_t>(bytes));
+    v.data = region(bytes, one_in(2));
   }
-  float* floats(std::int64_t count) {
-    memory_.emplace_back(static_cast<std::size_t>(count) * sizeof(float));
-    return memory_.back().tail<float>(static_cast<std::size_t>(count) * sizeof(float));
-  }
+
   template <class Visit>
   static void each(const TensorView& v, Visit visit) {
     for (std::int64_t b = 0; b < v.batches(); ++b)
@@ -128,20 +184,30 @@ class Case {
         for (std::int64_t r = 0; r < v.rows(); ++r)
           for (std::int64_t c = 0; c < v.channels(); ++c) visit(b, h, r, c);
   }
-  void fill_view(const TensorView& v, double spread, bool constant) {
+
+  void fill_inputs(Fill fill) {
+    const Problem& p = problem;
     std::normal_distribution<double> normal;
-    each(v, [&](auto b, auto h, auto r, auto c) {
-      write(v, b, h, r, c, constant ? 0.25 : spread * normal(random_));
-    });
+    const auto spread_by = [&](const TensorView& v, auto spread) {
+      each(v, [&](auto b, auto h, auto r, auto c) { write(v, b, h, r, c, spread(r) * normal(random_)); });
+    };
+    const auto even = [](double spread) { return [spread](std::int64_t) { return spread; }; };
+    const double extreme = p.query.dtype == Dtype::float16 ? 3e3 : 1e13;
+    const double spread = fill == Fill::large ? 8 : fill == Fill::tiny ? 1e-3 : 1;
+    spread_by(p.query, even(fill == Fill::extreme ? extreme : spread));
+    if (fill == Fill::constant) each(p.query, [&](auto... at) { write(p.query, at..., 0.25); });
+    // Scores that grow along the keys, so that the running maximum moves at every step.
+    const auto growing = [&](std::int64_t r) {
+      return 0.05 + 12.0 * static_cast<double>(r) / static_cast<double>(p.key.rows());
+    };
+    if (fill == Fill::growing)
+      spread_by(p.key, growing);
+    else
+      spread_by(p.key, even(fill == Fill::extreme ? extreme : 1));
+    spread_by(p.value, even(spread));
+    if (p.pass == Pass::backward) spread_by(p.output_gradient, even(1));
   }
-  // Scores that grow along the keys, so that the running maximum moves at every step.
-  void grow_keys() {
-    const TensorView& k = problem.key;
-    each(k, [&](auto b, auto h, auto r, auto c) {
-      write(k, b, h, r, c,
-            read(k, b, h, r, c) * (0.05 + 12.0 * static_cast<double>(r) / static_cast<double>(k.rows())));
-    });
-  }
+
   // A described mask (strides, no memory) gets random bytes: all kept, some hidden, most hidden, by draw.
   void make_overlay() {
     Overlay& o = problem.overlay;
@@ -151,21 +217,16 @@ class Case {
     std::int64_t bytes = 1;
     for (std::size_t axis = 0; axis < 4; ++axis)
       bytes += std::max<std::int64_t>(sizes[axis] - 1, 0) * o.stride[axis];
-    memory_.emplace_back(static_cast<std::size_t>(bytes));
-    auto* data = memory_.back().tail<std::uint8_t>(static_cast<std::size_t>(bytes));
+    auto* data = reinterpret_cast<std::uint8_t*>(region(bytes));
     const unsigned hidden = std::array<unsigned, 4>{0, 10, 50, 95}[random_() % 4];
     for (std::int64_t i = 0; i < bytes; ++i)
       data[i] = random_() % 100 < hidden ? static_cast<std::uint8_t>(1 + random_() % 255) : 0;
     o.data = data;
   }
-  static void poison(const TensorView& v) {
-    each(v, [&](auto b, auto h, auto r, auto c) { write(v, b, h, r, c, NAN); });
-  }
 
   std::mt19937_64 random_;
-  std::array<int, 4> order_;
-  std::int64_t channel_stride_;
-  std::deque<Guarded> memory_;
+  Layout layout_;
+  std::deque<Region> regions_;
 };
 
 }  // namespace fusion_attention::testing

@@ -24,6 +24,8 @@ class Guarded {
   Guarded(const Guarded&) = delete;
   Guarded& operator=(const Guarded&) = delete;
 
+  std::size_t size() const { return static_cast<std::size_t>(end_ - base_) - page_; }
+
   // The last `bytes` bytes, right before the guard; and the first byte after the guard in front.
   template <class T = std::byte>
   T* tail(std::size_t bytes) {

@@ -1,6 +1,7 @@
 // Random problems: sizes around the edges of tiles and blocks, every form of mask, bounded work.
 #pragma once
 
+#include <algorithm>
 #include <memory>
 
 #include "support/case.h"
@@ -54,21 +55,51 @@ class Draw {
   std::mt19937_64 random_;
 };
 
-// Packed sequences, some of them empty, in tensors that may be longer than they are.
+// Packed sequences in tensors that may be longer than they are: some empty, some with rows or keys between
+// them that belong to none, in any order; in the forward two may share their keys (a common prefix).
 inline void pack_sequences(Draw& draw, Problem& p, std::int64_t count) {
   p.sequences.clear();
   std::int64_t row = 0, key = 0;
   for (std::int64_t i = 0; i < count; ++i) {
     const std::int64_t rows = draw.one_in(6) ? 0 : draw.length() / 2,
                        keys = draw.one_in(6) ? 0 : draw.length() / 2;
+    if (draw.one_in(6)) row += draw.between(1, 3), key += draw.between(1, 3);
     p.sequences.push_back(
         {.batch = 0, .row = row, .rows = rows, .key = key, .keys = keys, .band = draw.band(rows, keys)});
     row += rows, key += keys;
+    if (p.pass == Pass::forward && draw.one_in(6)) {
+      p.sequences.push_back(p.sequences.back());
+      p.sequences.back().row = row;
+      row += rows;
+    }
+  }
+  if (draw.one_in(3)) std::reverse(p.sequences.begin(), p.sequences.end());
+}
+
+// A shard of a longer sequence: its rows and keys count from elsewhere, and mostly the band with them.
+inline void shift(Draw& draw, Sequence& s) {
+  s.row0 = draw.between(0, 200), s.key0 = draw.between(0, 200);
+  if (draw.one_in(3)) return;
+  const std::int64_t by = s.key0 - s.row0;
+  if (s.band.lo != -Band::kFar) s.band.lo += by;
+  if (s.band.hi != Band::kFar) s.band.hi += by;
+  if (s.band.prefix) s.band.prefix += s.key0;
+}
+
+// A dense mask over the axes that a draw picks, described by its strides; Case gives it memory.
+inline void describe_overlay(Draw& draw, Problem& p) {
+  static const std::uint8_t kDescribed = 0;
+  p.overlay.data = &kDescribed;
+  std::int64_t stride = 1;
+  const std::int64_t sizes[] = {p.query.batches(), p.query.heads(), p.query.rows(), p.key.rows()};
+  for (std::size_t axis = 4; axis-- > 0;) {
+    const bool present = axis >= 2 ? !draw.one_in(8) : draw.one_in(2);
+    p.overlay.stride[axis] = present ? stride : 0;
+    if (present) stride *= std::max<std::int64_t>(sizes[axis], 1);
   }
 }
 
-inline std::unique_ptr<Case> random_case(std::uint64_t seed, Pass pass, bool infinities = true) {
-  Draw draw(seed);
+inline Problem random_problem(Draw& draw, Pass pass) {
   while (true) {
     const auto dtype = draw.pick({Dtype::float32, Dtype::float16, Dtype::bfloat16});
     const std::int64_t kv_heads = draw.pick<std::int64_t>({1, 1, 2, 3}),
@@ -80,43 +111,45 @@ inline std::unique_ptr<Case> random_case(std::uint64_t seed, Pass pass, bool inf
     const std::int64_t keys = draw.one_in(25) ? 1025 + draw.between(0, 200) : draw.length();
     const double scale = draw.pick({1 / std::sqrt(static_cast<double>(depth)),
                                     1 / std::sqrt(static_cast<double>(depth)), 1.0, -0.3, 0.0});
-    const bool packed = draw.one_in(4);
-    std::int64_t batches = packed ? 1 : draw.pick<std::int64_t>({1, 1, 2, 3});
+    const std::int64_t batches = draw.pick<std::int64_t>({1, 1, 2, 3});
     Problem p = dense_problem(pass, dtype, batches, kv_heads * group, kv_heads, rows, keys, depth,
                               value_depth, scale, draw.band(rows, keys));
-    if (packed) {
-      Problem q = p;
-      pack_sequences(draw, q, draw.between(1, 5));
-      std::int64_t all_rows = draw.between(0, 5), all_keys = draw.between(0, 5);
-      for (const Sequence& s : q.sequences) all_rows += s.rows, all_keys += s.keys;
-      p = dense_problem(pass, dtype, 1, kv_heads * group, kv_heads, all_rows, all_keys, depth, value_depth,
-                        scale, {});
-      p.sequences = q.sequences;
+    if (draw.one_in(4)) {
+      pack_sequences(draw, p, draw.between(1, 5));
+      std::int64_t all_rows = 0, all_keys = 0;
+      for (const Sequence& s : p.sequences)
+        all_rows = std::max(all_rows, s.row + s.rows), all_keys = std::max(all_keys, s.key + s.keys);
+      const auto sequences = p.sequences;
+      p = dense_problem(pass, dtype, 1, kv_heads * group, kv_heads, all_rows + draw.between(0, 5),
+                        all_keys + draw.between(0, 5), depth, value_depth, scale, {});
+      p.sequences = sequences;
+    } else if (draw.one_in(12)) {
+      p.sequences.erase(p.sequences.begin());  // a batch entry that nothing covers
     }
+    if (draw.one_in(4))
+      for (Sequence& s : p.sequences) shift(draw, s);
     std::int64_t scores = 0;
     for (const Sequence& s : p.sequences) scores += s.rows * s.keys * kv_heads * group;
     if (scores * (depth + value_depth) > kMostScores * 128) continue;
-    if (draw.one_in(4)) {
-      static const std::uint8_t kDescribed = 0;
-      p.overlay.data = &kDescribed;
-      std::int64_t stride = 1;
-      const std::int64_t sizes[] = {p.query.batches(), p.query.heads(), p.query.rows(), p.key.rows()};
-      for (std::size_t axis = 4; axis-- > 0;) {
-        const bool present = axis >= 2 ? !draw.one_in(8) : draw.one_in(2);
-        p.overlay.stride[axis] = present ? stride : 0;
-        if (present) stride *= std::max<std::int64_t>(sizes[axis], 1);
-      }
-    }
+    if (draw.one_in(4)) describe_overlay(draw, p);
     if (draw.one_in(3)) p.statistics.order = StatisticsOrder::row_major;
-    const auto order = draw.pick<std::array<int, 4>>({{0, 1, 2, 3}, {0, 2, 1, 3}, {2, 0, 1, 3}});
-    const auto fill =
-        draw.pick({Fill::normal, Fill::normal, Fill::large, Fill::growing, Fill::tiny, Fill::constant});
-    auto made = std::make_unique<Case>(p, seed, fill, order, draw.one_in(12) ? 2 : 1);
-    if (draw.one_in(8)) made->plant_nonfinite(infinities);
-    if (pass == Pass::backward) made->forward_first(draw.one_in(4) ? 3.0 : 1.0);
-    made->poison_outputs();
-    return made;
+    if (draw.one_in(4)) p.statistics.copies = 1;
+    return p;
   }
+}
+
+inline std::unique_ptr<Case> random_case(std::uint64_t seed, Pass pass, bool infinities = true) {
+  Draw draw(seed);
+  const Problem p = random_problem(draw, pass);
+  auto fill = draw.pick({Fill::normal, Fill::normal, Fill::large, Fill::growing, Fill::tiny, Fill::constant});
+  if (pass == Pass::forward && draw.one_in(12)) fill = Fill::extreme;
+  auto made = std::make_unique<Case>(p, seed, fill, Layout::random);
+  if (draw.one_in(8)) made->plant_nonfinite(infinities);
+  if (pass == Pass::backward) made->forward_first(draw.one_in(4) ? 3.0 : 1.0);
+  if (pass == Pass::forward && draw.one_in(12))
+    made->problem.statistics.max = made->problem.statistics.sum = nullptr;
+  made->poison_outputs();
+  return made;
 }
 
 }  // namespace fusion_attention::testing
