@@ -1,6 +1,7 @@
 """Every test of the project, one step after the other; the last line is `N passed, N failed[, N skipped]`.
 
---full adds the acceptance counts, the sanitizers and arm64. Runs in .venv; scripts/test makes it.
+--full adds the acceptance counts, the sanitizers, arm64, older CPUs and an isolated `pip install .`.
+Runs in .venv, which scripts/test makes.
 """
 
 from __future__ import annotations
@@ -12,249 +13,268 @@ import subprocess
 import sys
 import time
 import xml.etree.ElementTree as ET
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-BIN = ROOT / ".venv" / "bin"
-OUT = ROOT / "build" / "results"
+BUILD = ROOT / "build"
+RESULTS = BUILD / "results"
 MOST_LINES = 500
-JOBS = str(os.cpu_count() or 1)
+MOST_MIB = 15
+HOUR = 3600
+JOBS = str(len(os.sched_getaffinity(0)))
+
+Command = list[str]
+Settings = dict[str, str]
+NATIVE: Command = []
 
 
 @dataclass
 class Tally:
     passed: int = 0
-    failed: int = 0
+    failed: list[str] = field(default_factory=list)
     skipped: list[str] = field(default_factory=list)
-    minutes: list[tuple[str, float]] = field(default_factory=list)
 
-    def check(self, name: str, good: bool, output: str = "") -> None:
-        self.passed += good
-        self.failed += not good
-        print(f"{'ok    ' if good else 'FAILED'} {name}")
-        if not good:
-            print(output[-6000:])
+    def check(self, name: str, good: bool, output: str = "") -> bool:
+        if good:
+            self.passed += 1
+            print(f"ok      {name}")
+        else:
+            self.failed.append(name)
+            print(f"FAILED  {name}\n{output[-8000:]}")
+        return good
 
-    def junit(self, file: Path, name: str) -> None:
-        """Adds the cases of a JUnit file."""
-        if not file.exists():
-            self.check(f"{name}: no results were written", False)
-            return
-        for case in ET.parse(file).getroot().iter("testcase"):
-            skip, fail = case.find("skipped"), case.find("failure")
-            fail = fail if fail is not None else case.find("error")
-            if fail is not None:
-                self.failed += 1
-                print(f"FAILED {name}: {case.get('classname')}.{case.get('name')}")
-            elif skip is not None or case.get("status") == "notrun":
-                reason = skip.get("message", "") if skip is not None else ""
-                self.skipped.append(f"{case.get('name')}: {reason}")
+    def skip(self, name: str, reason: str) -> None:
+        self.skipped.append(f"{name}: {reason}")
+
+    def cases(self, name: str, file: Path, finished: bool, output: str) -> None:
+        """Adds the cases of a JUnit file, and a failure when the program failed though no case did."""
+        before = len(self.failed), self.passed
+        cases = list(ET.parse(file).getroot().iter("testcase")) if file.exists() else []
+        for case in cases:
+            label = f"{name}: {case.get('classname')}.{case.get('name')}"
+            skip = case.find("skipped")
+            if case.find("failure") is not None or case.find("error") is not None:
+                self.failed.append(label)
+            elif skip is not None:
+                self.skip(label, " ".join(skip.get("message", "").split()))
+            elif case.get("status") == "notrun":
+                self.skip(label, "disabled in its source")
             else:
                 self.passed += 1
+        failures = len(self.failed) - before[0]
+        if not cases:
+            self.failed.append(f"{name}: no results were written")
+        elif not finished and not failures:
+            self.failed.append(f"{name}: every case passed, but the program failed")
+        verdict = "FAILED" if len(self.failed) > before[0] else "ok    "
+        print(f"{verdict}  {name}: {self.passed - before[1]} passed")
+        notes = [line for line in output.splitlines() if line.startswith(("note:", "family calls", "worst"))]
+        print("".join(f"        {line}\n" for line in notes), end="")
+        if not finished:
+            print(output[-8000:])
+
+    def line(self) -> str:
+        skipped = f", {len(self.skipped)} skipped" if self.skipped else ""
+        return f"{self.passed} passed, {len(self.failed)} failed{skipped}"
 
 
-def run(command: list, env: dict | None = None, cwd: Path = ROOT) -> tuple[bool, str]:
-    settings = os.environ | {"PATH": f"{BIN}:{os.environ['PATH']}"} | (env or {})
-    done = subprocess.run(
-        [str(c) for c in command],
-        cwd=cwd,
-        env=settings,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    )
+def run(*command: str | Path, settings: Settings | None = None, limit: int = 2 * HOUR) -> tuple[bool, str]:
+    """Whether it succeeded, and what it said."""
+    environment = os.environ | {"PATH": f"{ROOT}/.venv/bin:{os.environ['PATH']}"} | (settings or {})
+    try:
+        done = subprocess.run(
+            command, cwd=ROOT, env=environment, timeout=limit, text=True, errors="replace",
+            stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+        )  # fmt: skip
+    except subprocess.TimeoutExpired as late:
+        said = late.stdout.decode(errors="replace") if isinstance(late.stdout, bytes) else late.stdout or ""
+        return False, f"{said}\nstopped after {limit} s: {' '.join(map(str, command))}"
     return done.returncode == 0, done.stdout
 
 
-def apt(package: str) -> bool:
-    """Installs a Debian package, as root only."""
-    if os.geteuid() != 0 or not shutil.which("apt-get"):
-        return False
-    quiet = {"DEBIAN_FRONTEND": "noninteractive"}
-    if run(["apt-get", "install", "-y", "-q", package], quiet)[0]:
-        return True
-    return run(["apt-get", "update", "-q"])[0] and run(["apt-get", "install", "-y", "-q", package], quiet)[0]
+def found(program: str, *packages: str) -> bool:
+    """Whether a program of --full is here; root installs its Debian packages when it is not."""
+    if not shutil.which(program) and os.geteuid() == 0 and shutil.which("apt-get"):
+        run("apt-get", "update", "-q")
+        run("apt-get", "install", "-y", "-q", *packages, settings={"DEBIAN_FRONTEND": "noninteractive"})
+    return shutil.which(program) is not None
 
 
 def googletest() -> str:
-    """How CMake finds GoogleTest: the system's, or Debian's package unpacked into build/ (needs no root)."""
-    if Path("/usr/include/gtest/gtest.h").exists() or apt("libgtest-dev"):
-        return "-DGTest_ROOT=/usr"
-    folder = ROOT / "build" / "googletest"
-    if not (folder / "usr/include/gtest/gtest.h").exists():
-        folder.mkdir(parents=True, exist_ok=True)
-        ok, said = run(["apt-get", "download", "libgtest-dev", "googletest"], cwd=folder)
+    """CMake's argument for GoogleTest's sources: the system's, or Debian's unpacked into build/."""
+    system, own = Path("/usr/src/googletest"), BUILD / "debian/usr/src/googletest"
+    if not system.exists() and not own.exists():
+        ok, said = run("scripts/debian", "googletest")
         if not ok:
-            raise SystemExit(
-                f"GoogleTest is not installed and could not be fetched: install libgtest-dev\n{said}"
-            )
-        for package in folder.glob("*.deb"):
-            run(["dpkg", "-x", package, folder])
-    return f"-DGTest_ROOT={folder}/usr"
+            raise SystemExit(f"GoogleTest: {said}")
+    return f"-DFUSION_ATTENTION_GOOGLETEST={system if system.exists() else own}"
 
 
-def sources(*patterns: str) -> list[Path]:
-    ok, listed = run(["git", "ls-files", "-co", "--exclude-standard", *patterns])
-    return [ROOT / line for line in listed.splitlines() if (ROOT / line).is_file()]
+def tracked(*patterns: str) -> list[str]:
+    """The files of the project that match, those about to be added included."""
+    return [line for line in run("git", "ls-files", "-co", "--exclude-standard", *patterns)[1].splitlines()
+            if (ROOT / line).is_file()]  # fmt: skip
 
 
 def lint(tally: Tally) -> None:
-    cpp = sources("*.cc", "*.h", "*.def")
-    tally.check("clang-format", *run([BIN / "clang-format", "--dry-run", "-Werror", *cpp]))
-    tally.check("ruff check", *run([BIN / "ruff", "check", "."]))
-    tally.check("ruff format", *run([BIN / "ruff", "format", "--check", "."]))
-    tally.check("mypy", *run([BIN / "mypy", "python/fusion_attention"]))
-    code = [*cpp, *sources("*.py", "*.txt", "scripts/*")]
-    long = [
-        f"{p.relative_to(ROOT)}: {n}" for p in code if (n := len(p.read_text().splitlines())) > MOST_LINES
-    ]
+    sources = tracked("*.cc", "*.h", "*.def")
+    tally.check("clang-format", *run("clang-format", "--dry-run", "-Werror", *sources))
+    tally.check("ruff check", *run("ruff", "check", "."))
+    tally.check("ruff format", *run("ruff", "format", "--check", "."))
+    tally.check("mypy", *run("mypy", "python/fusion_attention"))
+    tally.check("mypy scripts", *run("mypy", "--scripts-are-modules", "scripts/suite.py", "scripts/layers",
+                                     "scripts/isa_symbols"))  # fmt: skip
+    lines = {name: len((ROOT / name).read_text().splitlines())
+             for name in (*sources, *tracked("*.py", "*.pyi", "CMakeLists.txt", "scripts/*"))}  # fmt: skip
+    long = [f"{name}: {count}" for name, count in lines.items() if count > MOST_LINES]
     tally.check(f"no source file over {MOST_LINES} lines", not long, "\n".join(long))
-    tally.check("layers", *run([sys.executable, ROOT / "scripts/layers"]))
+    tally.check("layers", *run("scripts/layers"))
 
 
-def configure(preset: str, *options: str) -> tuple[bool, str]:
-    return run(["cmake", "--preset", preset, googletest(), *options])
+def build(tally: Tally, preset: str, *options: str) -> bool:
+    ok, said = run("cmake", "--preset", preset, googletest(), *options)
+    print("".join(f"{line}\n" for line in said.splitlines() if "left out" in line), end="")
+    if ok:
+        ok, said = run("cmake", "--build", f"build/{preset}", "-j", JOBS)
+    if tally.check(f"build {preset}", ok, said):
+        warnings = [line for line in said.splitlines() if "warning:" in line]
+        tally.check(f"build {preset}: no warnings", not warnings, "\n".join(warnings))
+    return ok
 
 
-def cpp(
-    tally: Tally, preset: str, env: dict | None = None, options: tuple[str, ...] = (), exclude: str = ""
-) -> bool:
-    """Builds a preset and runs its C++ tests, one result per GoogleTest case."""
-    for command in (configure(preset, *options), run(["cmake", "--build", f"build/{preset}", "-j", JOBS])):
-        if not command[0]:
-            tally.check(f"build {preset}", *command)
-            return False
-    tally.check(f"build {preset}", True)
-    for binary in sorted((ROOT / "build" / preset).glob("*_test_cc")):
-        if exclude and exclude in binary.name:
-            continue
-        file = OUT / f"{preset}_{binary.name}.xml"
-        file.unlink(missing_ok=True)
-        emulator = ["qemu-aarch64", "-L", "/usr/aarch64-linux-gnu"] if preset == "arm64" else []
-        ok, said = run([*emulator, binary, f"--gtest_output=xml:{file}"], env)
-        print("".join(f"  {line}\n" for line in said.splitlines() if line.startswith("note:")), end="")
-        if not ok:
-            print(said[-6000:])
-        if not ok and not file.exists():
-            tally.check(f"{preset} {binary.name}", False, said)
-        else:
-            tally.junit(file, f"{preset} {binary.name}")
-    return True
+def cpp(tally: Tally, preset: str, settings: Settings, emulator: Command = NATIVE, only: str = "") -> None:
+    """The C++ tests of a built preset, one result per GoogleTest case."""
+    for source in sorted((ROOT / "tests").rglob("*_test.cc")):
+        name = str(source.relative_to(ROOT / "tests")).replace("/", "_").replace(".", "_")
+        if only in name:
+            label = " ".join(emulator or [preset])
+            file = RESULTS / f"{label.replace('/', '_')} {name}.xml"
+            file.unlink(missing_ok=True)
+            arguments = (f"build/{preset}/{name}", f"--gtest_output=xml:{file}")
+            tally.cases(f"{label} {name}", file, *run(*emulator, *arguments, settings=settings))
+
+
+def release(tally: Tally, settings: Settings) -> None:
+    if build(tally, "release"):
+        cpp(tally, "release", settings)
+        tally.check("isa_symbols", *run("scripts/isa_symbols", "build/release"))
+        consumer(tally)
 
 
 def consumer(tally: Tally) -> None:
     """A program that knows only the installed package."""
-    prefix = ROOT / "build" / "installed"
-    steps = (
-        ["cmake", "--install", "build/release", "--prefix", prefix],
-        [
-            "cmake",
-            "-S",
-            "tests/install",
-            "-B",
-            "build/consumer",
-            "-G",
-            "Ninja",
-            f"-DCMAKE_PREFIX_PATH={prefix}",
-        ],
-        ["cmake", "--build", "build/consumer"],
-        [ROOT / "build/consumer/consumer"],
+    prefix, folder = BUILD / "installed", BUILD / "consumer"
+    shutil.rmtree(prefix, ignore_errors=True)
+    steps: tuple[Command, ...] = (
+        ["cmake", "--install", "build/release", "--prefix", str(prefix)],
+        ["cmake", "-G", "Ninja", "-S", "tests/install", "-B", str(folder), f"-DCMAKE_PREFIX_PATH={prefix}"],
+        ["cmake", "--build", str(folder)],
+        [str(folder / "consumer")],
     )
     for step in steps:
-        ok, said = run(step)
+        ok, said = run(*step)
         if not ok:
-            tally.check(f"consumer of the installed package: {step[0]}", ok, said)
-            return
-    tally.check("consumer of the installed package", True)
+            break
+    tally.check("consumer of the installed package", ok, said)
 
 
-def python(tally: Tally, env: dict) -> None:
-    file = OUT / "pytest.xml"
+def python(tally: Tally, settings: Settings) -> None:
+    file = RESULTS / "pytest.xml"
     file.unlink(missing_ok=True)
-    command = [
-        sys.executable,
-        "-m",
-        "pytest",
-        "-q",
-        "-n",
-        JOBS,
-        "-W",
-        "ignore",
-        "-p",
-        "no:cacheprovider",
-        f"--junitxml={file}",
-    ]
-    ok, said = run([*command, "tests/python"], env)
-    print("\n".join(line for line in said.splitlines() if line.startswith(("family calls", "worst"))))
-    if not ok:
-        print(said[-10000:])
-    tally.junit(file, "pytest")
+    options = ["-q", "-n", JOBS, "-W", "ignore", "-p", "no:cacheprovider", f"--junitxml={file}"]
+    tally.cases("pytest", file, *run("pytest", *options, "tests/python", "tests/scripts", settings=settings))
 
 
 def wheel(tally: Tally) -> None:
-    folder = ROOT / "build" / "dist"
-    shutil.rmtree(folder, ignore_errors=True)
-    ok, said = run(
-        [sys.executable, "-m", "pip", "wheel", "-q", "--no-deps", "--no-build-isolation", "-w", folder, "."]
-    )
-    tally.check("wheel", ok, said)
-    for file in folder.glob("*.whl"):
+    """The wheel that scripts/setup built and installed."""
+    for file in (BUILD / "dist").glob("*.whl"):
         size = file.stat().st_size / 2**20
-        tally.check(f"wheel of {size:.1f} MiB, at most 15", size < 15)
+        tally.check(f"wheel of {size:.1f} MiB, at most {MOST_MIB}", size < MOST_MIB)
 
 
-def full(tally: Tally, env: dict) -> None:
-    compiler = shutil.which("clang++-19") or (
-        apt("clang-19") and apt("libclang-rt-19-dev") and shutil.which("clang++-19")
-    )
-    few = env | {"FUSION_ATTENTION_RANDOM_PROBLEMS": "60"}
+def sanitizers(tally: Tally, settings: Settings) -> None:
+    if not found("clang++-19", "clang-19", "libclang-rt-19-dev"):
+        tally.skip("sanitizers", "clang-19 is not installed")
+        return
     for preset in ("asan", "tsan"):
-        if compiler:
-            cpp(tally, preset, few, (f"-DCMAKE_CXX_COMPILER={compiler}",))
-        else:
-            tally.skipped.append(f"{preset}: clang-19 is not installed")
-    if (shutil.which("aarch64-linux-gnu-g++") or apt("g++-aarch64-linux-gnu")) and (
-        shutil.which("qemu-aarch64") or apt("qemu-user")
-    ):
-        cpp(tally, "arm64", env | {"FUSION_ATTENTION_RANDOM_PROBLEMS": "20"})
-    else:
-        tally.skipped.append("arm64: no cross compiler or no qemu-user")
+        if build(tally, preset, "-DCMAKE_CXX_COMPILER=clang++-19"):
+            cpp(tally, preset, settings | {"FUSION_ATTENTION_RANDOM_PROBLEMS": "60"})
+
+
+def arm64(tally: Tally, settings: Settings) -> None:
+    tools = found("aarch64-linux-gnu-g++", "g++-aarch64-linux-gnu"), found("qemu-aarch64", "qemu-user")
+    if not all(tools):
+        tally.skip("arm64", "no cross compiler or no qemu-user")
+    elif build(tally, "arm64"):
+        few = settings | {"FUSION_ATTENTION_RANDOM_PROBLEMS": "20"}
+        cpp(tally, "arm64", few, ["qemu-aarch64", "-L", "/usr/aarch64-linux-gnu"])
+
+
+def older_cpus(tally: Tally, settings: Settings) -> None:
+    """No instruction above what the CPU announces: the wheel computes, the kernels stay in bound."""
+    if os.uname().machine != "x86_64" or not found("qemu-x86_64", "qemu-user"):
+        tally.skip("older CPUs", "not an x86-64 machine, or no qemu-user")
+        return
+    call = (
+        "import fusion_attention, numpy; x = numpy.ones((1, 64, 2, 40), numpy.float16); "
+        "assert (fusion_attention.npu_fusion_attention(x, x, x, 2, 'BSND')[0] == x).all()"
+    )
+    few = settings | {"FUSION_ATTENTION_RANDOM_PROBLEMS": "10"}
+    for cpu in ("Nehalem", "Haswell"):
+        emulator = ["qemu-x86_64", "-cpu", cpu]
+        tally.check(f"wheel on {cpu}", *run(*emulator, sys.executable, "-c", call))
+        cpp(tally, "release", few, emulator, only="kernels_random_problems")
+
+
+def isolated(tally: Tally) -> None:
+    """`pip install .` as a user types it, into an environment that has nothing else."""
+    folder = BUILD / "isolated"
+    shutil.rmtree(folder, ignore_errors=True)
+    ok, said = run(sys.executable, "-m", "venv", "--without-pip", folder)
+    if ok:
+        ok, said = run(sys.executable, "-m", "pip", "--python", folder / "bin/python", "install", "-q", ".")
+    if ok:
+        ok, said = run(folder / "bin/python", "-m", "fusion_attention")
+    tally.check("pip install . into an empty environment", ok, said)
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--full", action="store_true")
-    options = parser.parse_args()
-    OUT.mkdir(parents=True, exist_ok=True)
-    counts = (
-        {"FUSION_ATTENTION_RANDOM_PROBLEMS": "3000", "FUSION_ATTENTION_FAMILY_CALLS": "1000"}
-        if options.full
-        else {}
-    )
-    tally = Tally()
+    full = parser.parse_args().full
+    RESULTS.mkdir(parents=True, exist_ok=True)
+    # One fresh seed for all: the processes of pytest must agree on which cases there are.
+    settings = {"FUSION_ATTENTION_SEED": os.environ.get("FUSION_ATTENTION_SEED", str(time.time_ns() % 10**9))}
+    print(f"FUSION_ATTENTION_SEED={settings['FUSION_ATTENTION_SEED']}")
+    counts = {"FUSION_ATTENTION_RANDOM_PROBLEMS": "3000", "FUSION_ATTENTION_FAMILY_CALLS": "1000"}
+    counts = settings | (counts if full else {})
 
-    def step(name: str, work, *arguments) -> None:
+    tally = Tally()
+    minutes = []
+
+    def step(name: str, work: Callable[..., None], *arguments: Settings) -> None:
         print(f"== {name}", flush=True)
         start = time.monotonic()
-        work(*arguments)
-        tally.minutes.append((name, (time.monotonic() - start) / 60))
+        work(tally, *arguments)
+        minutes.append(f"{name} {(time.monotonic() - start) / 60:.1f}")
 
-    step("lint", lint, tally)
-    step("C++", cpp, tally, "release", counts)
-    tally.check("isa_symbols", *run([sys.executable, ROOT / "scripts/isa_symbols", "build/release"]))
-    step("install", consumer, tally)
-    step("Python", python, tally, counts)
-    step("wheel", wheel, tally)
-    if options.full:
-        step("sanitizers and arm64", full, tally, counts)
+    step("lint", lint)
+    step("C++", release, counts)
+    step("Python", python, counts)
+    step("wheel", wheel)
+    if full:
+        step("sanitizers", sanitizers, settings)
+        step("arm64", arm64, settings)
+        step("older CPUs", older_cpus, settings)
+        step("pip install", isolated)
 
-    print("minutes: " + ", ".join(f"{name} {minutes:.1f}" for name, minutes in tally.minutes))
-    for reason in tally.skipped:
-        print("skipped", reason)
-    tail = f", {len(tally.skipped)} skipped" if tally.skipped else ""
-    print(f"{tally.passed} passed, {tally.failed} failed{tail}")
-    return bool(tally.failed)
+    print("minutes: " + ", ".join(minutes))
+    print("".join(f"skipped {line}\n" for line in tally.skipped), end="")
+    print("".join(f"failed  {line}\n" for line in tally.failed), end="")
+    print(tally.line())
+    return 1 if tally.failed else 0
 
 
 if __name__ == "__main__":

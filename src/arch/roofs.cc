@@ -125,10 +125,10 @@ double read(double seconds) {
 }  // namespace
 
 std::vector<Roof> roofs() {
-  using arch::Isa;
-  const auto usable = [](Isa isa) { return arch::detected(isa).usable; };
   std::vector<Roof> all;
 #if defined(__x86_64__)
+  using arch::Isa;
+  const auto usable = [](Isa isa) { return arch::detected(isa).usable; };
   if (usable(Isa::avx2)) {
     all.push_back({"fma", "flop/s", usable(Isa::avx512) ? fma_zmm : fma_ymm});
     all.push_back({"fma_ymm", "flop/s", fma_ymm});

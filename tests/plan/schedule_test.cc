@@ -32,7 +32,8 @@ TEST(Schedule, CoversEveryPairOnce) {
       }
       std::map<std::pair<std::int64_t, std::int64_t>, std::int64_t> pairs;
       for (const Task& t : out.tasks) {
-        EXPECT_TRUE(t.row_begin % 32 == 0 && t.key_begin % 32 == 0) << text(p);
+        const bool nothing = t.row_begin == t.row_end;  // a split whose rows others took: its share is zero
+        EXPECT_TRUE(nothing || (t.row_begin % 32 == 0 && t.key_begin % 32 == 0)) << text(p);
         pairs[{t.sequence, t.kv_head}] += (t.row_end - t.row_begin) * (t.key_end - t.key_begin);
       }
       for (std::size_t s = 0; s < p.sequences.size(); ++s)

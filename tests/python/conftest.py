@@ -1,0 +1,6 @@
+"""One fresh seed for the whole run, workers of pytest-xdist included: they must collect the same tests."""
+
+import os
+import time
+
+os.environ.setdefault("FUSION_ATTENTION_SEED", str(time.time_ns() % 10**9))
