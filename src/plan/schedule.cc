@@ -24,9 +24,10 @@ constexpr std::int64_t kLeastRows = 512;
 constexpr std::int64_t kTasksPerThread = 4;
 // Tasks of the last round are this much smaller, so that threads end together.
 constexpr std::int64_t kLastRound = 4;
-// Partials of the backward's splits side by side, which bounds the splits of one head, and heads beyond it
-// run theirs as chains.
-constexpr std::int64_t kMostPartialFloats = std::int64_t{1} << 29;  // 2 GiB
+// Partials of the backward: of the splits of one head, which bounds their number; and of all splits side by
+// side per thread, beyond which heads run theirs as chains.
+constexpr std::int64_t kMostHeadFloats = std::int64_t{1} << 29;    // 2 GiB
+constexpr std::int64_t kMostThreadFloats = std::int64_t{1} << 26;  // 256 MiB
 // Keys of a backward merge: one head must not leave the other threads idle.
 constexpr std::int64_t kMergeKeys = 256;
 
@@ -153,7 +154,7 @@ void cut_rows(const Sequence& s, std::int64_t splits, std::int64_t tiles, std::v
 // `record`: the floats of a split.
 std::int64_t row_splits(const Sequence& s, const Blocking& blocking, std::int64_t record) {
   const std::int64_t wanted = s.rows / (tiny(blocking) ? blocking.rows : kLeastRows);
-  return clamp(lesser(wanted, kMostPartialFloats / greater(record, 1)), 1, blocking.splits);
+  return clamp(lesser(wanted, kMostHeadFloats / greater(record, 1)), 1, blocking.splits);
 }
 
 // The splits of one head side by side: a task each, and their merge.
@@ -242,8 +243,9 @@ void schedule_backward(const Problem& problem, const Blocking& blocking, int thr
       left -= tiles;
       // A head is one task while there is one more like it for every thread; the splits of the last heads
       // are tasks of their own, so that threads end together.
-      const bool side_by_side =
-          threads > 1 && left < tiles * threads && out.partial_floats + splits * record <= kMostPartialFloats;
+      const bool fits =
+          out.partial_floats == 0 || out.partial_floats + splits * record <= threads * kMostThreadFloats;
+      const bool side_by_side = threads > 1 && left < tiles * threads && fits;
       if (splits > 1 && side_by_side) {
         add_splits(problem, task, record, out);
         continue;
