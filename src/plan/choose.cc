@@ -1,11 +1,12 @@
 #include "plan/choose.h"
 
+#include <algorithm>
 #include <atomic>
 #include <cstdio>
-#include <cstdlib>
 #include <cstring>
 
 #include "arch/cpu.h"
+#include "base/environment.h"
 #include "fusion_attention/error.h"
 
 namespace fusion_attention::plan {
@@ -13,97 +14,92 @@ namespace {
 
 using kernels::Algorithm, kernels::Row;
 
-constexpr std::int64_t kDecodeRows = 16;  // group × rows that the decode kernel takes
-
-// Measured once per process and row; racing threads measure twice and agree well enough.
+// Measured once per process and row; racing threads measure twice and agree well enough. The best of three:
+// the first wide instructions after narrow ones run at a fraction of their speed.
 double rate_of(const Row& row) {
-  static std::atomic<double> rates[128];
-  std::atomic<double>& cached = rates[&row - kernels::rows().begin()];
+  static std::vector<std::atomic<double>> rates(
+      static_cast<std::size_t>(kernels::rows().end() - kernels::rows().begin()));
+  std::atomic<double>& cached = rates[static_cast<std::size_t>(&row - kernels::rows().begin())];
   double rate = cached.load(std::memory_order_relaxed);
-  if (rate == 0)
-    cached.store(rate = row.backward ? row.backward->rate() : row.forward->rate(), std::memory_order_relaxed);
+  if (rate != 0) return rate;
+  const auto measure = row.backward ? row.backward->rate : row.forward->rate;
+  for (int i = 0; i < 3; ++i) rate = std::max(rate, measure());
+  cached.store(rate, std::memory_order_relaxed);
   return rate;
 }
 
-// A row further down the list has wider instructions and takes over unless it is clearly slower: noise
-// between two equal rates must not change the kernel, and with it the bits, from one process to the next.
-bool displaces(double rate, double best) {
-  return rate > 0.9 * best;
-}
-constexpr std::size_t kNone = ~std::size_t{0};
-
-std::int64_t most_rows(const Problem& problem) {
-  std::int64_t rows = 0;
-  for (const Sequence& s : problem.sequences) rows = s.rows > rows ? s.rows : rows;
-  return rows * problem.group();
-}
-
-Algorithm wanted(const Problem& problem) {
-  if (problem.pass == Pass::backward) return Algorithm::backward;
-  return most_rows(problem) <= kDecodeRows ? Algorithm::decode : Algorithm::forward;
-}
+// A row further down the list has wider instructions and is taken unless it is clearly slower: noise between
+// two equal rates must not change the kernel, and with it the bits, from one process to the next.
+constexpr double kClearly = 0.9;
 
 const char* name(Algorithm algorithm) {
   constexpr const char* kNames[] = {"forward", "decode", "backward"};
   return kNames[static_cast<int>(algorithm)];
 }
 
-// What FUSION_ATTENTION_KERNEL asks of the rows of this problem.
+// What FUSION_ATTENTION_KERNEL asks for: nothing, an arch, or a row. A row's full name forces that row where
+// it fits (a forward row also where a decode row would be taken) and its arch elsewhere.
 class Request {
  public:
-  explicit Request(const Problem& problem) {
-    const char* text = std::getenv("FUSION_ATTENTION_KERNEL");
-    if (!text || !*text) return;
+  Request() {
+    const char* text = environment("FUSION_ATTENTION_KERNEL");
+    if (!text) return;
     text_ = text;
-    bool known = false;
     for (const Row& row : kernels::rows()) {
-      known |= matches(row);
-      const bool backward = row.algorithm == Algorithm::backward;
-      if (matches(row) && row.name == text_ && row.dtype == problem.query.dtype &&
-          backward == (problem.pass == Pass::backward))
-        exact_ = &row;
+      if (text_ == row.name) named_ = &row;
+      if (text_ == row.name || text_ == row.arch) arch_ = row.arch;
     }
-    if (!known)
+    if (!arch_)
       throw Error(ErrorKind::value, "FUSION_ATTENTION_KERNEL", text_,
                   "the name of a kernel row or of an arch");
   }
 
-  bool forced() const { return !text_.empty(); }
-  const Row* exact() const { return exact_; }
-  bool matches(const Row& row) const { return row.name == text_ || row.arch == text_; }
-  // A row's full name forces that row where it fits and its arch elsewhere.
-  bool allows(const Row& row) const {
-    if (exact_) return &row == exact_;
-    if (row.arch == text_) return true;
-    for (const Row& other : kernels::rows())
-      if (other.name == text_) return std::strcmp(other.arch, row.arch) == 0;
-    return false;
-  }
+  bool forced() const { return arch_ != nullptr; }
   const std::string& text() const { return text_; }
+  bool allows(const Row& row) const { return !arch_ || std::strcmp(arch_, row.arch) == 0; }
+  // The row asked for by name, when it serves the same pass and dtype.
+  const Row* named(Algorithm algorithm, Dtype dtype) const {
+    if (!named_ || named_->dtype != dtype) return nullptr;
+    const bool backward = algorithm == Algorithm::backward;
+    return backward == (named_->algorithm == Algorithm::backward) ? named_ : nullptr;
+  }
 
  private:
   std::string text_;
-  const Row* exact_ = nullptr;
+  const Row* named_ = nullptr;
+  const char* arch_ = nullptr;
 };
 
 // Why this row is out before any rate is measured; empty when it is a candidate.
-std::string unfit(const Row& row, const Problem& problem, const Request& request) {
-  if (row.dtype != problem.query.dtype) return std::string("computes ") + fusion_attention::name(row.dtype);
-  if (request.exact() == &row) {
-    if (row.algorithm == Algorithm::decode && most_rows(problem) > kDecodeRows)
-      return "takes at most 16 query rows per kv head";
-    return refused(row);
-  }
-  if (row.algorithm != wanted(problem)) {
-    if (row.algorithm == Algorithm::decode && problem.pass == Pass::forward)
-      return "takes at most 16 query rows per kv head";
-    return std::string("serves ") + name(row.algorithm);
-  }
-  if (request.forced() && !request.allows(row)) return "FUSION_ATTENTION_KERNEL=" + request.text();
+std::string unfit(const Row& row, Algorithm algorithm, Dtype dtype, const Request& request) {
+  if (row.dtype != dtype) return std::string("computes ") + fusion_attention::name(row.dtype);
+  const Row* named = request.named(algorithm, dtype);
+  if (row.algorithm == Algorithm::decode && algorithm == Algorithm::forward)
+    return "takes at most 16 query rows per kv head";
+  if (row.algorithm != algorithm && named != &row) return std::string("serves ") + name(row.algorithm);
+  if ((named && named != &row) || !request.allows(row)) return "FUSION_ATTENTION_KERNEL=" + request.text();
   if (const std::string why = refused(row); !why.empty()) return why;
   if (!request.forced() && std::strcmp(row.arch, "amx_emulated") == 0) return "an emulation, for tests";
   return "";
 }
+
+// The choices of one thread, valid while the environment says what it said.
+struct Remembered {
+  std::string kernel, cap;
+  const Row* rows[3][3] = {};
+
+  const Row*& at(Algorithm algorithm, Dtype dtype) {
+    const auto refresh = [](std::string& held, const char* now) {
+      if (held == (now ? now : "")) return false;
+      held = now ? now : "";
+      return true;
+    };
+    const bool forced = refresh(kernel, environment("FUSION_ATTENTION_KERNEL"));
+    const bool capped = refresh(cap, environment("FUSION_ATTENTION_MAX_ISA"));
+    if (forced || capped) std::memset(rows, 0, sizeof rows);
+    return rows[static_cast<int>(algorithm)][static_cast<int>(dtype)];
+  }
+};
 
 }  // namespace
 
@@ -114,41 +110,40 @@ std::string refused(const Row& row) {
   return "unknown arch";
 }
 
-std::vector<Candidate> weigh(const Problem& problem) {
-  const Request request(problem);
+std::vector<Candidate> weigh(Algorithm algorithm, Dtype dtype) {
+  const Request request;
   std::vector<Candidate> all;
-  std::size_t best = kNone;
+  double most = 0;
   for (const Row& row : kernels::rows()) {
-    all.push_back({&row, 0, unfit(row, problem, request)});
+    all.push_back({&row, 0, unfit(row, algorithm, dtype, request)});
     if (!all.back().passed_over.empty()) continue;
-    all.back().rate = rate_of(row);
-    if (best == kNone || displaces(all.back().rate, all[best].rate)) best = all.size() - 1;
+    most = std::max(most, all.back().rate = rate_of(row));
   }
-  if (best == kNone) {
-    const std::string given =
-        request.forced() ? request.text() : std::string("a problem that no kernel row takes");
-    throw Error(ErrorKind::value, "FUSION_ATTENTION_KERNEL", given,
-                "a row that runs on this CPU for this problem");
-  }
-  for (std::size_t i = 0; i < all.size(); ++i) {
-    if (i == best || !all[i].passed_over.empty()) continue;
+  const auto best = std::find_if(all.rbegin(), all.rend(), [&](const Candidate& candidate) {
+    return candidate.passed_over.empty() && candidate.rate >= kClearly * most;
+  });
+  if (best == all.rend())
+    throw Error(ErrorKind::value, "FUSION_ATTENTION_KERNEL",
+                request.forced() ? request.text() : std::string("no restriction"),
+                std::string("a row that runs on this CPU and serves ") + name(algorithm) + " in " +
+                    fusion_attention::name(dtype));
+  for (Candidate& candidate : all) {
+    if (&candidate == &*best || !candidate.passed_over.empty()) continue;
     char text[96];
-    std::snprintf(text, sizeof text, "%.0f GFLOP/s measured, against %.0f", all[i].rate / 1e9,
-                  all[best].rate / 1e9);
-    all[i].passed_over = text;
+    std::snprintf(text, sizeof text, "%.0f GFLOP/s measured, against %.0f", candidate.rate / 1e9,
+                  best->rate / 1e9);
+    candidate.passed_over = text;
   }
   return all;
 }
 
-const Row& choose(const Problem& problem) {
-  const Request request(problem);
-  const Row* best = nullptr;
-  for (const Row& row : kernels::rows())
-    if (unfit(row, problem, request).empty() && (!best || displaces(rate_of(row), rate_of(*best))))
-      best = &row;
-  if (best) return *best;
-  weigh(problem);  // throws, with the reason
-  std::abort();
+const Row& choose(Algorithm algorithm, Dtype dtype) {
+  thread_local Remembered remembered;
+  const Row*& row = remembered.at(algorithm, dtype);
+  if (!row)
+    for (const Candidate& candidate : weigh(algorithm, dtype))
+      if (candidate.passed_over.empty()) row = candidate.row;
+  return *row;
 }
 
 }  // namespace fusion_attention::plan

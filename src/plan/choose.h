@@ -4,7 +4,7 @@
 #include <string>
 #include <vector>
 
-#include "fusion_attention/problem.h"
+#include "fusion_attention/tensor.h"
 #include "kernels/kernels.h"
 
 namespace fusion_attention::plan {
@@ -15,12 +15,13 @@ struct Candidate {
   std::string passed_over;  // why not; empty for the chosen one
 };
 
-// Throws Error when FUSION_ATTENTION_KERNEL names a row that does not exist or cannot run here. The value is
-// the name of a row, or of an arch ("avx2"), which then serves every pass.
-const kernels::Row& choose(const Problem& problem);
+// The row with the highest rate, of those that this CPU and the environment allow. Throws Error when
+// FUSION_ATTENTION_KERNEL names a row that does not exist or cannot serve here. The value is the name of a
+// row or of an arch ("avx2"), which then serves every pass. Remembered until the environment changes.
+const kernels::Row& choose(kernels::Algorithm algorithm, Dtype dtype);
 
 // The same choice with all its reasons, in the order of the list.
-std::vector<Candidate> weigh(const Problem& problem);
+std::vector<Candidate> weigh(kernels::Algorithm algorithm, Dtype dtype);
 
 // Whether the row's instruction set may be used here and now, and why not.
 std::string refused(const kernels::Row& row);

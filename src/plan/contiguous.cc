@@ -1,5 +1,7 @@
 #include "plan/contiguous.h"
 
+#include <new>
+
 namespace fusion_attention::plan::detail {
 
 bool contiguous_channels(const TensorView& view) {
@@ -13,6 +15,8 @@ TensorView contiguous_like(const TensorView& view, std::vector<std::byte>& stora
     copy.stride[static_cast<std::size_t>(axis)] = elements;
     elements *= view.shape[static_cast<std::size_t>(axis)];
   }
+  // validate() bounds the product, which may still be more than a vector holds.
+  if (static_cast<std::size_t>(elements) > storage.max_size() / sizeof(float)) throw std::bad_alloc();
   storage.resize(static_cast<std::size_t>(elements * size_of(view.dtype)));
   copy.data = storage.data();
   return copy;

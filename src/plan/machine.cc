@@ -1,8 +1,9 @@
 #include "plan/machine.h"
 
 #include <algorithm>
-#include <cstdlib>
 #include <cstring>
+
+#include "base/environment.h"
 
 namespace fusion_attention::plan {
 namespace {
@@ -17,29 +18,29 @@ struct MachineRow {
   Blocking blocking;
 };
 
-// rows        forward: packing a key costs about as much as 5 rows of arithmetic on it, so 512 rows keep it
-// at 1 %
-//             (measured: 128 rows cost 11 %, 256 6 %, 512 3 %, D = 128 fp32). The tile unit is 8 times as
+// rows        forward: packing a key costs about as much as 5 rows of arithmetic on it, so 512 rows keep it at
+//             1 % (measured: 128 rows cost 11 %, 256 6 %, 512 3 %, D = 128 fp32). The tile unit is 8 times as
 //             fast: 1024. backward: 256 queries, so that dV and dK are loaded and stored once per 256 of
 //             depth.
 // keys        K and V of a chunk with Q and O of the super-block fit a 2 MiB L2 at D = 128 (4-byte units: 512
-// keys). round_trip  P of one round trip is 32 KiB of 4-byte units; less means more loads and stores of O
-// (128: −1 %).
-//             The tile unit stores C at the cost of 16 multiplications: 256 keys amortise them.
-// splits      decode: 16 tasks from one head. backward: each split owns fp32 dK and dV, so two, which is what
-// two cores need.
+//             keys).
+// round_trip  P of one round trip is 32 KiB of 4-byte units; less means more loads and stores of O (128:
+//             −1 %). The tile unit stores C at the cost of 16 multiplications: 256 keys amortise them.
+// splits      the most that one head is cut into: 16 tasks where a problem has a single one.
 constexpr MachineRow kTable[] = {
     {"amx", Algorithm::forward, {.rows = 1024, .keys = 1024, .round_trip = 256, .splits = 16}},
     {"", Algorithm::forward, {.rows = 512, .keys = 512, .round_trip = 256, .splits = 16}},
     {"", Algorithm::decode, {.rows = 16, .keys = 1024, .round_trip = 256, .splits = 16}},
-    {"", Algorithm::backward, {.rows = 256, .keys = 128, .round_trip = 128, .splits = 2}},
+    {"", Algorithm::backward, {.rows = 256, .keys = 128, .round_trip = 128, .splits = 16}},
 };
 
 }  // namespace
 
 Blocking blocking_for(const kernels::Row& row, std::int64_t depth, std::int64_t value_depth) {
-  const char* machine = std::getenv("FUSION_ATTENTION_MACHINE");
-  if (machine && std::strcmp(machine, "tiny") == 0) return kTiny;
+  if (const char* machine = environment("FUSION_ATTENTION_MACHINE")) {
+    if (std::strcmp(machine, "tiny") == 0) return kTiny;
+    warn_ignored("FUSION_ATTENTION_MACHINE", machine, "tiny");
+  }
   for (const MachineRow& entry : kTable) {
     if (entry.algorithm != row.algorithm || std::strncmp(row.arch, entry.arch, std::strlen(entry.arch)) != 0)
       continue;

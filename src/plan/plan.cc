@@ -1,14 +1,18 @@
 #include "plan/plan.h"
 
+#include <algorithm>
 #include <cstdio>
-#include <cstdlib>
+#include <limits>
 #include <mutex>
 #include <set>
 #include <sstream>
 
+#include "base/environment.h"
 #include "base/math.h"
+#include "fusion_attention/error.h"
 #include "plan/choose.h"
 #include "plan/machine.h"
+#include "plan/tiles.h"
 
 namespace fusion_attention {
 namespace plan {
@@ -28,73 +32,73 @@ kernels::Shape shape_of(const Problem& problem, const Sequence& s) {
                       mask.stride[3]}};
 }
 
-std::size_t scratch_bytes(const Problem& problem, const kernels::Row& row,
-                          const kernels::Blocking& blocking) {
+namespace {
+
+std::size_t times(std::size_t a, std::size_t b) {
+  std::size_t product = 0;
+  if (__builtin_mul_overflow(a, b, &product) || product > std::numeric_limits<std::size_t>::max() / 4)
+    throw Error(ErrorKind::memory, "workspace", "more bytes than an address space holds",
+                "what the system can allocate");
+  return product;
+}
+
+// The largest scratch that any task needs.
+std::size_t scratch_bytes(const Problem& problem, const Plan::State& state) {
   Sequence longest;  // scratch grows with the keys of a sequence (backward) and with nothing else of it
   for (const Sequence& s : problem.sequences)
     if (s.keys >= longest.keys) longest = s;
   const kernels::Shape shape = shape_of(problem, longest);
-  return row.backward ? row.backward->scratch_bytes(shape, blocking)
-                      : row.forward->scratch_bytes(shape, blocking);
+  if (state.row->backward) return state.row->backward->scratch_bytes(shape, state.blocking);
+  const std::size_t decode =
+      state.decode ? state.decode->forward->scratch_bytes(shape, state.decode_blocking) : 0;
+  return std::max(decode, state.row->forward->scratch_bytes(shape, state.blocking));
 }
 
-void schedule(const Problem& problem, const kernels::Row& row, const kernels::Blocking& blocking, int threads,
-              Schedule& out) {
-  if (row.backward) {
-    schedule_backward(problem, blocking, out);
+}  // namespace
+
+Workspace schedule(const Problem& problem, const Plan::State& state, int threads, Schedule& out) {
+  threads = useful_threads(problem, threads);
+  if (state.row->backward) {
+    schedule_backward(problem, state.blocking, threads, out);
   } else {
-    schedule_forward(problem, blocking, threads, out);
+    schedule_forward(problem, state.blocking, state.decode_blocking, threads, out);
   }
+  const auto floats = [](std::int64_t n) { return times(static_cast<std::size_t>(n), sizeof(float)); };
+  const auto lines = [](std::size_t bytes) { return times((bytes + 63) / 64, 64); };
+  Workspace w;
+  w.workers = static_cast<int>(
+      clamp(static_cast<std::int64_t>(std::max(out.tasks.size(), out.merges.size())), 1, threads));
+  w.chain = lines(scratch_bytes(problem, state));
+  w.scratch = w.chain + lines(floats(out.chain_floats));
+  w.partials = lines(floats(out.partial_floats));
+  w.bytes = times(w.scratch, static_cast<std::size_t>(w.workers)) + w.partials;
+  return w;
 }
 
 namespace {
 
-// 32 × 32 tiles of one head by how much of them the band shows, over all sequences.
-struct TileCounts {
-  std::int64_t none = 0, part = 0, full = 0;
-};
-TileCounts count_tiles(const Problem& problem) {
-  TileCounts counts;
+kernels::Algorithm algorithm_of(const Problem& problem) {
+  if (problem.pass == Pass::backward) return kernels::Algorithm::backward;
   for (const Sequence& s : problem.sequences)
-    for (std::int64_t row = 0; row < s.rows; row += 32) {
-      const std::int64_t last = lesser(row + 32, s.rows) - 1, keys = s.key0 + s.keys;
-      const Interval first_row = s.band.row(s.row0 + row, keys), last_row = s.band.row(s.row0 + last, keys);
-      const auto local = [&](std::int64_t key) { return clamp(key - s.key0, 0, s.keys); };
-      const Interval seen{local(first_row.begin), local(last_row.end)};  // by any row of the tile
-      // A tile of the ragged edge is full when all of its real keys are visible.
-      const std::int64_t all_begin = ceil_div(local(last_row.begin), 32);
-      const std::int64_t all_end =
-          local(first_row.end) == s.keys ? ceil_div(s.keys, 32) : local(first_row.end) / 32;
-      const std::int64_t any = seen.empty() ? 0 : ceil_div(seen.end, 32) - seen.begin / 32;
-      const std::int64_t full = problem.overlay ? 0 : clamp(all_end - all_begin, 0, any);
-      counts.none += ceil_div(s.keys, 32) - any;
-      counts.part += any - full;
-      counts.full += full;
-    }
-  return counts;
-}
-
-std::size_t workspace_bytes(const Problem& problem, const Plan::State& state) {
-  Schedule tasks;
-  schedule(problem, *state.row, state.blocking, thread_count(), tasks);
-  return scratch_bytes(problem, *state.row, state.blocking) * static_cast<std::size_t>(thread_count()) +
-         static_cast<std::size_t>(tasks.partial_floats) * sizeof(float);
+    if (!is_short(problem, s)) return kernels::Algorithm::forward;
+  return kernels::Algorithm::decode;
 }
 
 std::string describe(const Problem& problem, const Plan::State& state) {
   std::ostringstream out;
   Schedule tasks;
-  schedule(problem, *state.row, state.blocking, thread_count(), tasks);
+  const Workspace memory = schedule(problem, state, thread_count(), tasks);
   const TileCounts tiles = count_tiles(problem);
   const kernels::Blocking& b = state.blocking;
-  out << text(problem) << "\n  kernel     " << state.row->name << "\n  blocking   " << b.rows
-      << " rows, chunks of " << b.keys << " keys, O every " << b.round_trip << " keys\n  tiles      "
-      << tiles.none << " none, " << tiles.part << " part, " << tiles.full
+  out << text(problem) << "\n  kernel     " << state.row->name;
+  if (state.decode && state.decode != state.row) out << "; " << state.decode->name << " for short sequences";
+  out << "\n  blocking   " << b.rows << " rows, chunks of " << b.keys << " keys, O every " << b.round_trip
+      << " keys\n  tiles      " << tiles.none << " none, " << tiles.part << " part, " << tiles.full
       << " full (32 × 32, per head, by the band"
       << (problem.overlay ? "; the dense mask makes every visible tile part" : "") << ")\n  schedule   "
-      << tasks.tasks.size() << " tasks, " << tasks.merges.size() << " merges, " << thread_count()
-      << " threads\n  workspace  " << workspace_bytes(problem, state) << " bytes\n  passed over\n";
-  for (const Candidate& candidate : weigh(problem))
+      << tasks.tasks.size() << " tasks, " << tasks.merges.size() << " merges, " << memory.workers << " of "
+      << thread_count() << " threads\n  workspace  " << memory.bytes << " bytes\n  passed over\n";
+  for (const Candidate& candidate : weigh(algorithm_of(problem), problem.query.dtype))
     if (!candidate.passed_over.empty() && candidate.row->dtype == problem.query.dtype)
       out << "    " << candidate.row->name << ": " << candidate.passed_over << "\n";
   return out.str();
@@ -102,8 +106,8 @@ std::string describe(const Problem& problem, const Plan::State& state) {
 
 // FUSION_ATTENTION_VERBOSE=1: each distinct plan once, on stderr.
 void print_once(const Problem& problem, const Plan::State& state) {
-  const char* verbose = std::getenv("FUSION_ATTENTION_VERBOSE");
-  if (!verbose || !*verbose || *verbose == '0') return;
+  const char* verbose = environment("FUSION_ATTENTION_VERBOSE");
+  if (!verbose || *verbose == '0') return;
   static std::mutex mutex;
   static std::set<std::string> seen;
   const std::string line = text(problem);
@@ -115,9 +119,19 @@ void print_once(const Problem& problem, const Plan::State& state) {
 
 Plan::State choose_state(const Problem& problem) {
   validate(problem);
+  const Dtype dtype = problem.query.dtype;
+  const auto blocking = [&](const kernels::Row& row) {
+    return blocking_for(row, problem.query.channels(), problem.value.channels());
+  };
   Plan::State state;
-  state.row = &choose(problem);
-  state.blocking = blocking_for(*state.row, problem.query.channels(), problem.value.channels());
+  state.row = &choose(algorithm_of(problem), dtype);
+  state.blocking = blocking(*state.row);
+  for (const Sequence& s : problem.sequences) {
+    if (s.rows == 0 || !is_short(problem, s)) continue;
+    state.decode = &choose(kernels::Algorithm::decode, dtype);
+    state.decode_blocking = blocking(*state.decode);
+    break;
+  }
   print_once(problem, state);
   return state;
 }
@@ -133,7 +147,8 @@ std::size_t Plan::workspace_bytes() const {
 
 Plan make_plan(const Problem& problem) {
   auto state = std::make_shared<Plan::State>(plan::choose_state(problem));
-  state->workspace = plan::workspace_bytes(problem, *state);
+  plan::Schedule tasks;
+  state->workspace = plan::schedule(problem, *state, thread_count(), tasks).bytes;
   return Plan(std::move(state));
 }
 

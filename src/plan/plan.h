@@ -11,8 +11,11 @@
 namespace fusion_attention {
 
 struct Plan::State {
-  const kernels::Row* row = nullptr;
+  const kernels::Row* row = nullptr;  // for the longest sequence; the plan's name
   kernels::Blocking blocking;
+  // Forward: for the sequences with few query rows, whatever they are batched with. Null without any.
+  const kernels::Row* decode = nullptr;
+  kernels::Blocking decode_blocking;
   std::size_t workspace = 0;
 };
 
@@ -21,14 +24,20 @@ namespace plan {
 // One sequence of a problem, as the kernels see it.
 kernels::Shape shape_of(const Problem& problem, const Sequence& sequence);
 
-// The largest scratch that any task needs.
-std::size_t scratch_bytes(const Problem& problem, const kernels::Row& row, const kernels::Blocking& blocking);
-
 // Validates and chooses: everything of a plan but its workspace.
 Plan::State choose_state(const Problem& problem);
 
-void schedule(const Problem& problem, const kernels::Row& row, const kernels::Blocking& blocking, int threads,
-              Schedule& out);
+// How the tasks of a problem are carried out by `threads` threads at most: their number, their memory.
+struct Workspace {
+  int workers = 1;
+  std::size_t scratch = 0;   // bytes of a worker: what its kernel asks for, then the floats of a chain
+  std::size_t chain = 0;     // where these begin
+  std::size_t partials = 0;  // bytes, shared, after the scratch of all workers
+  std::size_t bytes = 0;
+};
+
+// Fills the schedule. Throws Error when no address space holds the workspace.
+Workspace schedule(const Problem& problem, const Plan::State& state, int threads, Schedule& out);
 
 }  // namespace plan
 }  // namespace fusion_attention

@@ -1,15 +1,9 @@
 // Validate, allocate, compute: in this order, so that a failure leaves every output untouched.
-#include <algorithm>
-#include <atomic>
-#include <cfloat>
 #include <cstdlib>
-#include <cstring>
 #include <new>
 #include <vector>
 
 #include "arch/float_mode.h"
-#include "base/cores.h"
-#include "base/math.h"
 #include "base/parallel.h"
 #include "fusion_attention/error.h"
 #include "plan/contiguous.h"
@@ -20,8 +14,6 @@
 namespace fusion_attention {
 namespace {
 
-std::atomic<int> chosen_threads{0};
-
 // Memory of one calling thread, reused from call to call; 64-byte aligned. What a large call left is given
 // back by the next small one.
 class Arena {
@@ -30,15 +22,16 @@ class Arena {
 
   std::byte* take(std::size_t bytes) {
     constexpr std::size_t kKeep = std::size_t{64} << 20;
-    if (bytes > size_ || (size_ > kKeep && bytes < kKeep)) {
-      std::free(data_);
-      size_ = 0;
-      data_ = static_cast<std::byte*>(std::aligned_alloc(64, (bytes + 63) / 64 * 64));
-      if (!data_)
-        throw Error(ErrorKind::memory, "workspace", std::to_string(bytes) + " bytes",
-                    "what the system can allocate");
-      size_ = bytes;
-    }
+    if (bytes <= size_ && (size_ <= kKeep || bytes >= kKeep)) return data_;
+    std::free(data_);
+    size_ = 0;
+    // A quarter more than asked for: the lengths of a decode grow with every step.
+    const std::size_t size = (bytes + (bytes < kKeep ? bytes / 4 : 0) + 64) / 64 * 64;
+    data_ = static_cast<std::byte*>(std::aligned_alloc(64, size));
+    if (!data_)
+      throw Error(ErrorKind::memory, "workspace", std::to_string(bytes) + " bytes",
+                  "what the system can allocate");
+    size_ = size;
     return data_;
   }
 
@@ -46,14 +39,6 @@ class Arena {
   std::byte* data_ = nullptr;
   std::size_t size_ = 0;
 };
-
-std::size_t checked(std::size_t a, std::size_t b) {
-  std::size_t product = 0;
-  if (__builtin_mul_overflow(a, b, &product))
-    throw Error(ErrorKind::memory, "workspace", "more bytes than an address holds",
-                "what the system can allocate");
-  return product;
-}
 
 // The part of a view that belongs to one sequence; `first` is its first row (key) on the row axis.
 kernels::Operand operand(const TensorView& view, const Sequence& s, std::int64_t first) {
@@ -76,42 +61,71 @@ kernels::StatisticsPlane statistics(const Problem& problem, const Sequence& s, s
 class Execution {
  public:
   Execution(const Problem& problem, const Plan::State& state, const plan::Schedule& schedule,
-            const std::vector<std::int64_t>& rows_before, std::byte* scratch, std::size_t scratch_bytes,
-            float* partials)
+            const std::vector<std::int64_t>& rows_before, const plan::Workspace& workspace, std::byte* memory)
       : problem_(problem),
         state_(state),
         schedule_(schedule),
         rows_before_(rows_before),
-        scratch_(scratch),
-        scratch_bytes_(scratch_bytes),
-        partials_(partials) {}
+        workspace_(workspace),
+        memory_(memory) {}
 
   void task(std::int64_t index, int worker) const {
     const arch::FloatMode mode;
     const plan::Task& t = schedule_.tasks[static_cast<std::size_t>(index)];
-    std::byte* scratch = scratch_ + static_cast<std::size_t>(worker) * scratch_bytes_;
-    float* partial = t.partial < 0 ? nullptr : partials_ + t.partial;
-    if (state_.row->backward) {
+    std::byte* scratch = memory_ + static_cast<std::size_t>(worker) * workspace_.scratch;
+    float* partial = t.partial < 0 ? nullptr : partials() + t.partial;
+    if (t.chain > 1) {
+      chain(t, scratch);
+    } else if (state_.row->backward) {
       state_.row->backward->run(backward_args(t.sequence), {t.kv_head, t.row_begin, t.row_end, partial},
                                 scratch);
     } else {
-      state_.row->forward->run(forward_args(t.sequence),
-                               {t.kv_head, t.row_begin, t.row_end, t.key_begin, t.key_end, partial}, scratch);
+      kernel_of(t.sequence)
+          .forward->run(forward_args(t.sequence),
+                        {t.kv_head, t.row_begin, t.row_end, t.key_begin, t.key_end, partial}, scratch);
     }
   }
 
   void merge(std::int64_t index) const {
     const arch::FloatMode mode;
     const plan::Merge& m = schedule_.merges[static_cast<std::size_t>(index)];
-    const float* partials = partials_ + m.partial;
+    const float* from = partials() + m.partial;
     if (state_.row->backward) {
-      state_.row->backward->merge(backward_args(m.sequence), {m.kv_head, m.begin, m.end, partials, m.splits});
+      state_.row->backward->merge(backward_args(m.sequence), {m.kv_head, m.begin, m.end, from, m.splits});
     } else {
-      state_.row->forward->merge(forward_args(m.sequence), {m.kv_head, m.begin, m.end, partials, m.splits});
+      kernel_of(m.sequence)
+          .forward->merge(forward_args(m.sequence), {m.kv_head, m.begin, m.end, from, m.splits});
     }
   }
 
  private:
+  float* partials() const {
+    return reinterpret_cast<float*>(memory_ +
+                                    static_cast<std::size_t>(workspace_.workers) * workspace_.scratch);
+  }
+
+  // The splits of one head one after the other. Each share is computed from zero and added in index order:
+  // the sums, and the bits, of splits side by side.
+  void chain(const plan::Task& t, std::byte* scratch) const {
+    const kernels::BackwardArgs args = backward_args(t.sequence);
+    const std::int64_t record = args.shape.keys * (args.shape.depth + args.shape.value_depth);
+    float* sum = reinterpret_cast<float*>(scratch + workspace_.chain);
+    float* share = sum + record;
+    std::int64_t row = t.row_begin;
+    for (std::int64_t split = 0; split < t.chain; ++split) {
+      const std::int64_t end = schedule_.cuts[static_cast<std::size_t>(t.cut + split)];
+      state_.row->backward->run(args, {t.kv_head, row, end, split == 0 ? sum : share}, scratch);
+      row = end;
+      if (split == 0) continue;
+      for (std::int64_t i = 0; i < record; ++i) sum[i] += share[i];
+    }
+    state_.row->backward->merge(args, {t.kv_head, 0, args.shape.keys, sum, 1});
+  }
+
+  // The row that a sequence of a forward runs on.
+  const kernels::Row& kernel_of(std::int64_t index) const {
+    return state_.decode && plan::is_short(problem_, sequence(index)) ? *state_.decode : *state_.row;
+  }
   const Sequence& sequence(std::int64_t index) const {
     return problem_.sequences[static_cast<std::size_t>(index)];
   }
@@ -124,7 +138,7 @@ class Execution {
             .value = operand(problem_.value, s, s.key),
             .output = operand(problem_.output, s, s.row),
             .statistics = statistics(problem_, s, rows_before_[static_cast<std::size_t>(index)]),
-            .blocking = state_.blocking};
+            .blocking = &kernel_of(index) == state_.row ? state_.blocking : state_.decode_blocking};
   }
 
   kernels::BackwardArgs backward_args(std::int64_t index) const {
@@ -146,64 +160,67 @@ class Execution {
   const Plan::State& state_;
   const plan::Schedule& schedule_;
   const std::vector<std::int64_t>& rows_before_;
-  std::byte* scratch_;
-  std::size_t scratch_bytes_;
-  float* partials_;
+  const plan::Workspace& workspace_;
+  std::byte* const memory_;
 };
 
 void execute(const Plan::State& state, const Problem& problem) {
+  // A nested call on this thread would reuse them; the bodies of parallel_for never call back into run().
   thread_local Arena arena;
   thread_local plan::Schedule schedule;
   thread_local std::vector<std::int64_t> rows_before;
 
-  const int threads = thread_count();
-  plan::schedule(problem, *state.row, state.blocking, threads, schedule);
+  const plan::Workspace workspace = plan::schedule(problem, state, thread_count(), schedule);
   rows_before.clear();
   std::int64_t rows = 0;
   for (const Sequence& s : problem.sequences) {
     rows_before.push_back(rows);
     rows += s.rows;
   }
-  const std::size_t scratch =
-      round_up(static_cast<std::int64_t>(plan::scratch_bytes(problem, *state.row, state.blocking)), 64);
-  const std::size_t workers = checked(scratch, static_cast<std::size_t>(threads));
-  std::byte* memory =
-      arena.take(workers + static_cast<std::size_t>(schedule.partial_floats) * sizeof(float) + 64);
+  const plan::Uncovered uncovered(problem);
+  std::byte* memory = arena.take(workspace.bytes);
 
-  const Execution execution(problem, state, schedule, rows_before, memory, scratch,
-                            reinterpret_cast<float*>(memory + workers));
-  // A nested call on this thread would reuse the arena; parallel_for bodies never call back into run().
-  parallel_for(static_cast<std::int64_t>(schedule.tasks.size()), threads,
+  const Execution execution(problem, state, schedule, rows_before, workspace, memory);
+  parallel_for(static_cast<std::int64_t>(schedule.tasks.size()), workspace.workers,
                [&](std::int64_t task, int worker) { execution.task(task, worker); });
-  parallel_for(static_cast<std::int64_t>(schedule.merges.size()), threads,
+  parallel_for(static_cast<std::int64_t>(schedule.merges.size()), workspace.workers,
                [&](std::int64_t merge, int) { execution.merge(merge); });
-  plan::fill_uncovered(problem, rows);
+  uncovered.fill();
+}
+
+[[noreturn]] void refuse_plan(const std::string& given) {
+  throw Error(ErrorKind::value, "plan", given, "the plan of a problem of the same text line");
+}
+
+// A kernel is chosen for a pass, a dtype and, in decode, few rows; it has no other failing path.
+void check_fits(const Plan::State& state, const Problem& problem) {
+  const kernels::Row& row = *state.row;
+  if ((row.backward != nullptr) != (problem.pass == Pass::backward) || row.dtype != problem.query.dtype)
+    refuse_plan(std::string("one for ") + row.name);
+  if (row.algorithm != kernels::Algorithm::decode) return;
+  for (const Sequence& s : problem.sequences)
+    if (!plan::is_short(problem, s)) refuse_plan("one for at most 16 query rows per kv head");
+}
+
+void compute(const Plan::State& state, const Problem& problem) {
+  validate_memory(problem);
+  try {
+    plan::with_contiguous_channels(problem, [&](const Problem& p) { execute(state, p); });
+  } catch (const std::bad_alloc&) {
+    throw Error(ErrorKind::memory, "workspace", "more than there is", "what the system can allocate");
+  }
 }
 
 }  // namespace
 
 void run(const Plan& plan, const Problem& problem) {
   validate(problem);
-  validate_memory(problem);
-  plan::with_contiguous_channels(problem, [&](const Problem& p) { execute(plan.state(), p); });
+  check_fits(plan.state(), problem);
+  compute(plan.state(), problem);
 }
 
 void run(const Problem& problem) {
-  const Plan::State state = plan::choose_state(problem);
-  validate_memory(problem);
-  plan::with_contiguous_channels(problem, [&](const Problem& p) { execute(state, p); });
-}
-
-int thread_count() {
-  if (const int set = chosen_threads.load(std::memory_order_relaxed)) return set;
-  static const int cores = available_cores();
-  const char* text = std::getenv("FUSION_ATTENTION_NUM_THREADS");
-  const long wanted = text ? std::strtol(text, nullptr, 10) : 0;
-  return wanted >= 1 && wanted <= 4096 ? static_cast<int>(wanted) : cores;
-}
-
-void set_thread_count(int threads) {
-  chosen_threads.store(std::max(threads, 0), std::memory_order_relaxed);
+  compute(plan::choose_state(problem), problem);
 }
 
 }  // namespace fusion_attention

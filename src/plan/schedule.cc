@@ -1,155 +1,261 @@
 #include "plan/schedule.h"
 
 #include <algorithm>
+#include <bit>
+#include <utility>
 
 #include "base/math.h"
+#include "plan/tiles.h"
 
 namespace fusion_attention::plan {
 namespace {
 
-// Splits change the order of a sum, so they depend on the one sequence alone: a slice of a batch is bitwise
-// the same computed alone, and on any number of threads.
-//
-// Keys below which another split costs more (its merge, its part of a chunk) than it gains.
-constexpr std::int64_t kLeastKeys = 512;
-// Query rows, heads of a group together, from which row ranges give enough tasks and splits over keys none.
-constexpr std::int64_t kFewRows = 64;
-// Query rows per split of the backward: its dK and dV buffers are added up once per that many.
-constexpr std::int64_t kLeastRows = 512;
-// Long tasks per thread: with short ones at the end, what is left over is below 3 % of the work
-// (schedule_test.cc).
-constexpr std::int64_t kTasksPerThread = 6;
+using kernels::Blocking;
 
-std::int64_t cost(const Sequence& s, const Task& t) {
-  return visible_pairs(s, t.row_begin, t.row_end);
+// Query rows, heads of a group together, up to which keys are split: more rows than that are tasks enough.
+constexpr std::int64_t kFewRows = 512;
+// Keys of a split at least. Merging costs a record of Dv + 2 floats per row and split, 512 keys of arithmetic
+// on the row 500 times as much; but a chunk of keys is packed for the rows of one task, so many rows take
+// longer ones.
+constexpr std::int64_t kLeastKeys = 512, kLeastKeysManyRows = 1024, kManyRows = 64;
+// Query rows of a backward split at least. Its dK and dV are cleared, stored and added up once per that many:
+// at 512 rows that took some 7 % of the time (fp32, D = 128, 2048 and 4096 rows), hence twice as many.
+constexpr std::int64_t kLeastRows = 1024;
+// Tasks per thread at least, where there are rows enough.
+constexpr std::int64_t kTasksPerThread = 4;
+// Tasks of the last round are this much smaller, so that threads end together.
+constexpr std::int64_t kLastRound = 4;
+// Partials of the backward: of the splits of one head, which bounds their number; and of all splits side by
+// side per thread, beyond which heads run theirs as chains.
+constexpr std::int64_t kMostHeadFloats = std::int64_t{1} << 29;    // 2 GiB
+constexpr std::int64_t kMostThreadFloats = std::int64_t{1} << 26;  // 256 MiB
+// Keys of a backward merge: one head must not leave the other threads idle.
+constexpr std::int64_t kMergeKeys = 256;
+
+// A quarter of an octave: classes in which the order of tasks is free.
+int weight_class(std::int64_t weight) {
+  const auto w = static_cast<std::uint64_t>(weight) + 4;
+  const int octave = std::bit_width(w) - 3;
+  return octave * 4 + static_cast<int>(w >> octave & 3);
 }
 
-void heavy_first(const Problem& problem, Schedule& out) {
-  const auto weight = [&](const Task& t) {
-    const Sequence& s = problem.sequences[static_cast<std::size_t>(t.sequence)];
-    return cost(s, t) * (t.key_end - t.key_begin + 1) / (s.keys + 1);
-  };
-  std::stable_sort(out.tasks.begin(), out.tasks.end(),
-                   [&](const Task& a, const Task& b) { return weight(a) > weight(b); });
+// Heaviest class first, otherwise in the order made (neighbours share their keys). Linear.
+void heavy_first(Schedule& out) {
+  constexpr int kClasses = 256;
+  std::int64_t place[kClasses + 1] = {};
+  for (const Task& t : out.tasks) ++place[kClasses - weight_class(t.weight)];
+  if (out.tasks.empty() ||
+      place[kClasses - weight_class(out.tasks[0].weight)] == static_cast<std::int64_t>(out.tasks.size()))
+    return;
+  std::int64_t before = 0;
+  for (std::int64_t& p : place) before += std::exchange(p, before);
+  out.sorting.resize(out.tasks.size());
+  for (const Task& t : out.tasks)
+    out.sorting[static_cast<std::size_t>(place[kClasses - weight_class(t.weight)]++)] = t;
+  out.tasks.swap(out.sorting);
 }
 
-std::int64_t total_rows(const Problem& problem) {
-  std::int64_t rows = 0;
-  for (const Sequence& s : problem.sequences) rows += s.rows;
-  return rows;
-}
-
-bool tiny(const kernels::Blocking& blocking) {
+bool tiny(const Blocking& blocking) {
   return blocking.keys < kLeastKeys / 4;
 }
 
-std::int64_t key_splits(const Problem& problem, const Sequence& s, const kernels::Blocking& blocking) {
-  if (tiny(blocking)) return std::clamp<std::int64_t>(s.keys / blocking.keys, 1, blocking.splits);
-  if (s.rows * problem.group() > kFewRows) return 1;
-  return std::clamp<std::int64_t>(s.keys / kLeastKeys, 1, blocking.splits);
+// The keys that any row of a sequence sees, from a multiple of 32, and how they are split.
+struct KeySplits {
+  std::int64_t begin = 0, end = 0;
+  std::int64_t step = 0;
+};
+KeySplits key_splits(const Sequence& s, std::int64_t group, const Blocking& blocking) {
+  const KeySplits one{0, s.keys, greater(s.keys, 1)};
+  const std::int64_t rows = s.rows * group;
+  if (rows == 0 || (rows > kFewRows && !tiny(blocking))) return one;
+  const std::int64_t keys = s.key0 + s.keys;
+  const std::int64_t first = greater(s.band.row(s.row0, keys).begin - s.key0, 0);
+  const std::int64_t begin = round_down(first, 32), end = s.band.row(s.row0 + s.rows - 1, keys).end - s.key0;
+  const std::int64_t least = tiny(blocking)      ? blocking.keys
+                             : rows <= kManyRows ? kLeastKeys
+                                                 : kLeastKeysManyRows;
+  const std::int64_t splits = clamp((end - begin) / least, 1, blocking.splits);
+  if (splits == 1) return one;
+  return {begin, end, round_up(ceil_div(end - begin, splits), 32)};
 }
 
-std::int64_t row_splits(const Sequence& s, const kernels::Blocking& blocking) {
-  return std::clamp<std::int64_t>(s.rows / (tiny(blocking) ? blocking.rows : kLeastRows), 1, blocking.splits);
+// Rows of the ordinary tasks and of those of the last round.
+struct RowRanges {
+  std::int64_t rows, last_rows;
+  double last_share;  // of all rows, that the last round takes
+};
+RowRanges row_ranges(const Problem& problem, const Blocking& blocking, int threads) {
+  std::int64_t total = 0;
+  for (const Sequence& s : problem.sequences) total += s.rows * problem.key.heads();
+  const std::int64_t most = greater(blocking.rows, 32), per_thread = ceil_div(total, threads);
+  if (threads == 1 || total == 0) return {most, most, 0};
+  const std::int64_t rows = clamp(round_up(ceil_div(per_thread, kTasksPerThread), 32), 32, most);
+  return {rows, clamp(round_up(rows / kLastRound, 32), 32, rows),
+          std::min(1.0, static_cast<double>(rows) / static_cast<double>(per_thread))};
+}
+
+// One row range of kv head 0: a task, or its splits over keys and their merge.
+void add_row_range(const Problem& problem, Task task, const KeySplits& keys, Schedule& out) {
+  if (keys.end - keys.begin <= keys.step) {
+    task.key_end = problem.sequences[static_cast<std::size_t>(task.sequence)].keys;
+    out.tasks.push_back(task);
+    return;
+  }
+  const std::int64_t floats =
+      problem.group() * (task.row_end - task.row_begin) * (problem.value.channels() + 2);
+  Merge merge{
+      .sequence = task.sequence, .begin = task.row_begin, .end = task.row_end, .partial = out.partial_floats};
+  task.weight = task.weight * keys.step / (keys.end - keys.begin);
+  for (std::int64_t key = keys.begin; key < keys.end; key += keys.step, ++merge.splits) {
+    task.key_begin = key, task.key_end = lesser(keys.end, key + keys.step);
+    task.partial = out.partial_floats;
+    out.partial_floats += floats;
+    out.tasks.push_back(task);
+  }
+  out.merges.push_back(merge);
+}
+
+// What was added for kv head 0 since the given sizes, for the other heads: head by head, because neighbours
+// in the order share the keys of a head.
+void repeat_for_heads(std::int64_t kv_heads, std::size_t first_task, std::size_t first_merge,
+                      std::int64_t first_float, Schedule& out) {
+  const std::size_t tasks = out.tasks.size(), merges = out.merges.size();
+  const std::int64_t floats = out.partial_floats - first_float;
+  for (std::int64_t head = 1; head < kv_heads; ++head) {
+    for (std::size_t i = first_task; i < tasks; ++i) {
+      Task task = out.tasks[i];
+      task.kv_head = head;
+      if (task.partial >= 0) task.partial += head * floats;
+      out.tasks.push_back(task);
+    }
+    for (std::size_t i = first_merge; i < merges; ++i) {
+      Merge merge = out.merges[i];
+      merge.kv_head = head;
+      merge.partial += head * floats;
+      out.merges.push_back(merge);
+    }
+    out.partial_floats += floats;
+  }
+}
+
+// Ends of the splits of a sequence's rows, so that all have the same number of visible tiles.
+void cut_rows(const Sequence& s, std::int64_t splits, std::int64_t tiles, std::vector<std::int64_t>& cuts) {
+  std::int64_t seen = 0, row = 0;
+  for (std::int64_t split = 1; split < splits; ++split) {
+    const std::int64_t most = s.rows - (splits - split) * 32;  // every later split keeps some rows
+    do {
+      seen += visible_tiles(s, row, lesser(row + 32, s.rows));
+      row += 32;
+    } while (row < most && seen * splits < tiles * split);
+    cuts.push_back(row);
+  }
+  cuts.push_back(s.rows);
+}
+
+// `record`: the floats of a split.
+std::int64_t row_splits(const Sequence& s, const Blocking& blocking, std::int64_t record) {
+  const std::int64_t wanted = s.rows / (tiny(blocking) ? blocking.rows : kLeastRows);
+  return clamp(lesser(wanted, kMostHeadFloats / greater(record, 1)), 1, blocking.splits);
+}
+
+// The splits of one head side by side: a task each, and their merge.
+void add_splits(const Problem& problem, Task task, std::int64_t record, Schedule& out) {
+  const Sequence& s = problem.sequences[static_cast<std::size_t>(task.sequence)];
+  Merge merge{.sequence = task.sequence,
+              .kv_head = task.kv_head,
+              .partial = out.partial_floats,
+              .splits = static_cast<int>(task.chain)};
+  const std::int64_t splits = std::exchange(task.chain, 1);
+  task.weight /= splits;
+  for (std::int64_t split = 0; split < splits; ++split) {
+    task.row_end = out.cuts[static_cast<std::size_t>(task.cut + split)];
+    task.partial = out.partial_floats;
+    out.partial_floats += record;
+    out.tasks.push_back(task);
+    task.row_begin = task.row_end;
+  }
+  for (merge.begin = 0; merge.begin < s.keys; merge.begin += kMergeKeys) {
+    merge.end = lesser(s.keys, merge.begin + kMergeKeys);
+    out.merges.push_back(merge);
+  }
 }
 
 }  // namespace
 
-std::int64_t visible_pairs(const Sequence& s, std::int64_t begin, std::int64_t end) {
-  if (begin >= end) return 0;
-  const auto seen = [&](std::int64_t row) {
-    const Interval keys = s.band.row(s.row0 + row, s.key0 + s.keys);
-    return Interval{std::max<std::int64_t>(keys.begin - s.key0, 0), keys.end - s.key0}.size();
-  };
-  return (end - begin) * (seen(begin) + seen(end - 1)) / 2;
+void Schedule::clear() {
+  tasks.clear();
+  merges.clear();
+  cuts.clear();
+  partial_floats = chain_floats = 0;
 }
 
-void schedule_forward(const Problem& problem, const kernels::Blocking& blocking, int threads, Schedule& out) {
+int useful_threads(const Problem& problem, int threads) {
+  constexpr double kScores = 4 * 32 * 32;  // four tiles, some 10 µs
+  double scores = 0;
+  for (const Sequence& s : problem.sequences) {
+    scores += static_cast<double>(s.rows) * static_cast<double>(s.keys) *
+              static_cast<double>(problem.query.heads());
+    if (scores >= threads * kScores) return threads;
+  }
+  return std::max(1, static_cast<int>(scores / kScores));
+}
+
+void schedule_forward(const Problem& problem, const Blocking& blocking, const Blocking& decode_blocking,
+                      int threads, Schedule& out) {
   out.clear();
-  const std::int64_t kv_heads = problem.key.heads(), group = problem.group();
-  // Rows per task: the table's, or fewer where that would leave threads without work. The last quarter of a
-  // head goes in tasks a quarter as long, which come last and even out what the long ones leave.
-  const std::int64_t per_thread = ceil_div(total_rows(problem) * kv_heads, threads * kTasksPerThread);
-  const std::int64_t longest =
-      threads == 1 ? blocking.rows : std::clamp<std::int64_t>(round_up(per_thread, 32), 32, blocking.rows);
-  const std::int64_t shortest = threads == 1 ? longest : round_up(ceil_div(longest, 4), 32);
-  const std::int64_t record = problem.value.channels() + 2;
+  const RowRanges ranges = row_ranges(problem, blocking, threads);
   for (std::size_t index = 0; index < problem.sequences.size(); ++index) {
     const Sequence& s = problem.sequences[index];
-    const std::int64_t splits = key_splits(problem, s, blocking);
-    const std::int64_t keys = round_up(ceil_div(s.keys, splits), blocking.round_trip);
-    for (std::int64_t head = 0; head < kv_heads; ++head)
-      for (std::int64_t row = 0, end = 0; row < s.rows; row = end) {
-        end = std::min(s.rows, row + (row < s.rows * 3 / 4 ? longest : shortest));
-        Task task{
-            .sequence = static_cast<std::int64_t>(index), .kv_head = head, .row_begin = row, .row_end = end};
-        if (keys >= s.keys) {
-          task.key_end = s.keys;
-          out.tasks.push_back(task);
-          continue;
-        }
-        Merge merge{.sequence = task.sequence,
-                    .kv_head = head,
-                    .begin = row,
-                    .end = end,
-                    .partial = out.partial_floats};
-        for (std::int64_t key = 0; key < s.keys; key += keys, ++merge.splits) {
-          task.key_begin = key, task.key_end = std::min(s.keys, key + keys),
-          task.partial = out.partial_floats;
-          out.partial_floats += group * (end - row) * record;
-          out.tasks.push_back(task);
-        }
-        out.merges.push_back(merge);
-      }
+    const KeySplits keys = key_splits(s, problem.group(), is_short(problem, s) ? decode_blocking : blocking);
+    const std::size_t first_task = out.tasks.size(), first_merge = out.merges.size();
+    const std::int64_t first_float = out.partial_floats;
+    // The first rows make the last round: under a causal mask they are the light ones anyway.
+    const auto last_round = static_cast<std::int64_t>(ranges.last_share * static_cast<double>(s.rows));
+    Task range{.sequence = static_cast<std::int64_t>(index)};
+    for (std::int64_t row = 0; row < s.rows; row = range.row_end) {
+      range.row_begin = row;
+      range.row_end = lesser(s.rows, row + (row < last_round ? ranges.last_rows : ranges.rows));
+      range.weight = threads == 1 ? 0 : visible_tiles(s, row, range.row_end);
+      add_row_range(problem, range, keys, out);
+    }
+    repeat_for_heads(problem.key.heads(), first_task, first_merge, first_float, out);
   }
-  if (threads > 1) heavy_first(problem, out);
+  if (threads > 1) heavy_first(out);
 }
 
-void schedule_backward(const Problem& problem, const kernels::Blocking& blocking, Schedule& out) {
+void schedule_backward(const Problem& problem, const Blocking& blocking, int threads, Schedule& out) {
   out.clear();
   const std::int64_t kv_heads = problem.key.heads();
+  const std::int64_t channels = problem.key.channels() + problem.value.channels();
+  std::int64_t left = 0;  // tiles of the heads that are not scheduled yet
+  for (const Sequence& s : problem.sequences) left += visible_tiles(s, 0, s.rows) * kv_heads;
   for (std::size_t index = 0; index < problem.sequences.size(); ++index) {
     const Sequence& s = problem.sequences[index];
-    const std::int64_t splits = row_splits(s, blocking);
-    const std::int64_t record = s.keys * (problem.key.channels() + problem.value.channels());
-    const std::int64_t all = visible_pairs(s, 0, s.rows);
-    for (std::int64_t head = 0; head < kv_heads; ++head) {
-      Merge merge{.sequence = static_cast<std::int64_t>(index),
-                  .kv_head = head,
-                  .begin = 0,
-                  .end = s.keys,
-                  .partial = out.partial_floats};
-      std::int64_t row = 0;
-      for (std::int64_t split = 1; split <= splits; ++split, ++merge.splits) {
-        // The range ends where the pairs so far reach split / splits of all.
-        std::int64_t low = row, high = s.rows;
-        while (split < splits && high - low > 32) {
-          const std::int64_t middle = round_up((low + high) / 2, 32);
-          if (middle >= high) break;
-          (visible_pairs(s, 0, middle) * splits < all * split ? low : high) = middle;
-        }
-        Task task{.sequence = merge.sequence,
-                  .kv_head = head,
-                  .row_begin = row,
-                  .row_end = high,
-                  .key_end = s.keys};
-        if (splits > 1) {
-          task.partial = out.partial_floats;
-          out.partial_floats += record;
-        }
-        out.tasks.push_back(task);
-        row = high;
+    const std::int64_t record = s.keys * channels, splits = row_splits(s, blocking, record);
+    const std::int64_t tiles = visible_tiles(s, 0, s.rows);
+    Task task{.sequence = static_cast<std::int64_t>(index),
+              .row_end = s.rows,
+              .key_end = s.keys,
+              .cut = static_cast<std::int64_t>(out.cuts.size()),
+              .chain = splits,
+              .weight = tiles};
+    if (splits > 1) cut_rows(s, splits, tiles, out.cuts);
+    for (task.kv_head = 0; task.kv_head < kv_heads; ++task.kv_head) {
+      left -= tiles;
+      // A head is one task while there is one more like it for every thread; the splits of the last heads
+      // are tasks of their own, so that threads end together.
+      const bool fits =
+          out.partial_floats == 0 || out.partial_floats + splits * record <= threads * kMostThreadFloats;
+      const bool side_by_side = threads > 1 && left < tiles * threads && fits;
+      if (splits > 1 && side_by_side) {
+        add_splits(problem, task, record, out);
+        continue;
       }
-      if (splits == 1) continue;
-      // Merging is parallel over keys too: one head must not leave the others idle.
-      constexpr std::int64_t kKeys = 256;
-      for (merge.begin = 0; merge.begin < s.keys; merge.begin += kKeys) {
-        merge.end = std::min(s.keys, merge.begin + kKeys);
-        out.merges.push_back(merge);
-      }
+      if (splits > 1) out.chain_floats = greater(out.chain_floats, 2 * record);
+      out.tasks.push_back(task);
     }
   }
-  heavy_first(problem, out);
+  if (threads > 1) heavy_first(out);
 }
 
 }  // namespace fusion_attention::plan

@@ -1,5 +1,9 @@
 // The division of work: which task computes which rows and keys. Knows sizes and masks, touches no tensor, so
 // it is tested without arithmetic.
+//
+// Row ranges and the order of tasks may depend on the number of threads: rows are independent. What changes
+// the order of a sum, the splits over keys (forward) and over rows (backward), follows from the one sequence
+// alone: the bits are the same on any number of threads, and for a slice of a batch computed by itself.
 #pragma once
 
 #include <cstdint>
@@ -10,14 +14,24 @@
 
 namespace fusion_attention::plan {
 
-// One task of the first phase. Row ranges may depend on the number of threads: rows are independent. Splits,
-// which change the order of a sum, follow from the problem alone.
+// Query rows, heads of a group together, of one sequence that the decode kernel takes.
+inline constexpr std::int64_t kDecodeRows = 16;
+
+inline bool is_short(const Problem& problem, const Sequence& sequence) {
+  return problem.pass == Pass::forward && sequence.rows * problem.group() <= kDecodeRows;
+}
+
 struct Task {
   std::int64_t sequence = 0, kv_head = 0;
   std::int64_t row_begin = 0, row_end = 0;
   std::int64_t key_begin = 0, key_end = 0;
-  std::int64_t partial =
-      -1;  // floats from the start of the partials; −1: the task finishes its rows (keys) itself
+  // Floats from the start of the partials; −1: the task finishes its rows (forward) or keys (backward).
+  std::int64_t partial = -1;
+  // Backward, 2 or more: a chain, the splits of its row range one after the other; they end at
+  // Schedule::cuts[cut + 0 … chain-1]. The same sums as if they were tasks, in the memory of two.
+  std::int64_t cut = 0;
+  std::int64_t chain = 1;
+  std::int64_t weight = 0;  // visible tiles, for the order
 };
 
 // The splits of one row range (forward) or key range (backward), merged in index order after all tasks.
@@ -31,21 +45,21 @@ struct Merge {
 struct Schedule {
   std::vector<Task> tasks;  // heavy first
   std::vector<Merge> merges;
-  std::int64_t partial_floats = 0;
+  std::vector<std::int64_t> cuts;
+  std::int64_t partial_floats = 0;  // of all tasks
+  std::int64_t chain_floats = 0;    // of one worker, for any chain
 
-  void clear() {
-    tasks.clear();
-    merges.clear();
-    partial_floats = 0;
-  }
+  void clear();
+
+  std::vector<Task> sorting;  // memory of the sort
 };
 
-// (row, key) pairs that rows [begin, end) of a sequence see by its band, per head; exact at the ends of the
-// range and linear between, which is what a band is.
-std::int64_t visible_pairs(const Sequence& sequence, std::int64_t begin, std::int64_t end);
+// Fill a schedule, whose memory is reused. O(sequences + tasks + rows / 32).
+void schedule_forward(const Problem& problem, const kernels::Blocking& blocking,
+                      const kernels::Blocking& decode_blocking, int threads, Schedule& out);
+void schedule_backward(const Problem& problem, const kernels::Blocking& blocking, int threads, Schedule& out);
 
-// Fills a schedule (its memory is reused). O(sequences + tasks).
-void schedule_forward(const Problem& problem, const kernels::Blocking& blocking, int threads, Schedule& out);
-void schedule_backward(const Problem& problem, const kernels::Blocking& blocking, Schedule& out);
+// At most `threads`: no more than have a few tiles each, because waking one costs as much.
+int useful_threads(const Problem& problem, int threads);
 
 }  // namespace fusion_attention::plan

@@ -3,17 +3,12 @@
 #include <algorithm>
 #include <cfloat>
 #include <cstring>
-#include <vector>
 
 namespace fusion_attention::plan {
-namespace {
-
-struct Range {
-  std::int64_t batch, begin, end;
-};
 
 // What `covered` leaves of [0, size) in each batch.
-std::vector<Range> gaps(std::vector<Range> covered, std::int64_t batches, std::int64_t size) {
+std::vector<Uncovered::Range> Uncovered::gaps(std::vector<Range> covered, std::int64_t batches,
+                                              std::int64_t size) {
   std::sort(covered.begin(), covered.end(), [](const Range& a, const Range& b) {
     return a.batch != b.batch ? a.batch < b.batch : a.begin < b.begin;
   });
@@ -30,7 +25,7 @@ std::vector<Range> gaps(std::vector<Range> covered, std::int64_t batches, std::i
   return left;
 }
 
-void clear(const TensorView& view, const Range& range) {
+void Uncovered::clear(const TensorView& view, const Range& range) {
   if (!view.data) return;
   for (std::int64_t head = 0; head < view.heads(); ++head)
     for (std::int64_t row = range.begin; row < range.end; ++row)
@@ -40,31 +35,34 @@ void clear(const TensorView& view, const Range& range) {
                   0, static_cast<std::size_t>(view.channels() * size_of(view.dtype)));
 }
 
-}  // namespace
-
-void fill_uncovered(const Problem& problem, std::int64_t rows) {
-  const bool backward = problem.pass == Pass::backward;
-  std::int64_t keys = 0;
-  for (const Sequence& s : problem.sequences) keys += s.keys;
+Uncovered::Uncovered(const Problem& problem) : problem_(problem) {
   const std::int64_t batches = problem.query.batches();
-  if (rows != batches * problem.query.rows()) {
+  std::int64_t keys = 0;
+  for (const Sequence& s : problem.sequences) covered_rows_ += s.rows, keys += s.keys;
+  if (covered_rows_ != batches * problem.query.rows()) {
     std::vector<Range> covered;
     for (const Sequence& s : problem.sequences) covered.push_back({s.batch, s.row, s.row + s.rows});
-    for (const Range& gap : gaps(std::move(covered), batches, problem.query.rows()))
-      clear(backward ? problem.query_gradient : problem.output, gap);
+    rows_ = gaps(std::move(covered), batches, problem.query.rows());
   }
-  if (backward && keys != batches * problem.key.rows()) {
+  if (problem.pass == Pass::backward && keys != batches * problem.key.rows()) {
     std::vector<Range> covered;
     for (const Sequence& s : problem.sequences) covered.push_back({s.batch, s.key, s.key + s.keys});
-    for (const Range& gap : gaps(std::move(covered), batches, problem.key.rows())) {
-      clear(problem.key_gradient, gap);
-      clear(problem.value_gradient, gap);
-    }
+    keys_ = gaps(std::move(covered), batches, problem.key.rows());
   }
-  const Statistics& s = problem.statistics;
+}
+
+void Uncovered::fill() const {
+  const bool backward = problem_.pass == Pass::backward;
+  for (const Range& gap : rows_) clear(backward ? problem_.query_gradient : problem_.output, gap);
+  for (const Range& gap : keys_) {
+    clear(problem_.key_gradient, gap);
+    clear(problem_.value_gradient, gap);
+  }
+  const Statistics& s = problem_.statistics;
   if (backward || !s.max) return;
-  const std::int64_t first = rows * problem.query.heads() * s.copies;
-  const std::int64_t last = batches * problem.query.rows() * problem.query.heads() * s.copies;
+  const TensorView& query = problem_.query;
+  const std::int64_t first = covered_rows_ * query.heads() * s.copies;
+  const std::int64_t last = query.batches() * query.rows() * query.heads() * s.copies;
   std::fill(s.max + first, s.max + std::max(first, last), -FLT_MAX);
   std::fill(s.sum + first, s.sum + std::max(first, last), 1.0f);
 }
