@@ -13,14 +13,18 @@ from statement import Statement
 from test_family_calls import spelled
 
 
-@pytest.mark.parametrize("seed", range(40))
+def masks_and_small(seed):
+    """The masks of a random call, and the first that is small enough to be drawn pair by pair."""
+    masks = list(Statement(draw(seed)[0], "float32")._masks())
+    return masks, next(
+        (i for i, m in enumerate(masks) if 0 < m.shape[1] <= 32 and 0 < m.shape[2] <= 64), None
+    )
+
+
+@pytest.mark.parametrize("seed", [seed for seed in range(120) if masks_and_small(seed)[1] is not None])
 def test_text_is_the_mask(seed):
     call, _, line = draw(seed)
-    statement = Statement(call, "float32")
-    masks = list(statement._masks())
-    index = next((i for i, m in enumerate(masks) if 0 < m.shape[1] <= 32 and 0 < m.shape[2] <= 64), None)
-    if index is None:
-        pytest.skip("no sequence small enough to be drawn pair by pair")
+    masks, index = masks_and_small(seed)
     drawn = fusion_attention.draw_mask(**spelled(call, old=True), sequence=index, head=0).splitlines()[1:]
     assert [[c == "█" for c in row] for row in drawn] == masks[index][0].tolist(), line
 
