@@ -114,6 +114,7 @@ struct Avx2 {
   struct Registers {
     using reg = __m256;
     static constexpr int kFloats = 8;
+    static constexpr bool kWeaves = false;
 
     FA_INLINE static reg load(const float* p) { return _mm256_loadu_ps(p); }
     FA_INLINE static void store(float* p, reg a) { _mm256_storeu_ps(p, a); }

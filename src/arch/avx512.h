@@ -19,6 +19,7 @@ namespace fusion_attention::arch {
 struct Zmm {
   using reg = __m512;
   static constexpr int kFloats = 16;
+  static constexpr bool kWeaves = true;  // 13 registers beside accumulators, two lines of B and one of A
 
   FA_INLINE static reg load(const float* p) { return _mm512_loadu_ps(p); }
   FA_INLINE static void store(float* p, reg a) { _mm512_storeu_ps(p, a); }
@@ -85,15 +86,19 @@ struct Avx512 {
   FA_INLINE static vec fma(vec a, vec b, vec c) { return _mm512_fmadd_ps(a, b, c); }
   FA_INLINE static vec fms(vec a, vec b, vec c) { return _mm512_fmsub_ps(a, b, c); }
 
-  // vreduceps gives x − floor x; vscalefps floors x itself and takes every x, −inf and NaN included.
+  FA_INLINE static vec fraction(vec x) {
+    constexpr int kFloor = 0x09;  // whole units, towards −inf, no precision exception
+    return _mm512_reduce_ps(x, kFloor);
+  }
+  // Takes every x, −inf and NaN included.
+  FA_INLINE static vec scale(vec p, vec x) { return _mm512_scalef_ps(p, x); }
   template <int Degree>
   FA_INLINE static vec exp2(vec x) {
-    constexpr int kFloor = 0x09;  // whole units, towards −inf, no precision exception
-    const vec r = _mm512_reduce_ps(x, kFloor);
+    const vec r = fraction(x);
     vec p = set(kExp2<Degree>[Degree]);
 #pragma GCC unroll 8
     for (int k = Degree - 1; k >= 0; --k) p = fma(p, r, set(kExp2<Degree>[k]));
-    return _mm512_scalef_ps(p, x);
+    return scale(p, x);
   }
 
   FA_INLINE static mask greater(vec a, vec b) { return _mm512_cmp_ps_mask(a, b, _CMP_GT_OQ); }

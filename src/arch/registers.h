@@ -16,69 +16,120 @@ FA_INLINE int quads(const Operands& o) {
   return (o.units + kQuad - 1) / kQuad;
 }
 
-// Spreads the 32 calls of a hook evenly over `steps` calls of step(). One call site, so that a long hook is
-// inlined once.
+// Spreads the 32 rows of a hook evenly over `steps` calls of advance().
 class Pace {
  public:
   FA_INLINE explicit Pace(int steps) : steps_(steps) {}
 
+  FA_INLINE void advance() { credit_ += kBlock; }
+  FA_INLINE bool due() const { return credit_ >= steps_; }
+  FA_INLINE int take() {
+    credit_ -= steps_;
+    return row_++;
+  }
+
+  // One call site, so that a long hook is inlined once.
   template <class Hook>
   FA_INLINE void step(Hook& hook) {
     if constexpr (!std::is_same_v<std::remove_const_t<Hook>, NoHook>)
-      for (credit_ += kBlock; credit_ >= steps_; credit_ -= steps_) hook(row_++);
+      for (advance(); due();) hook(take());
   }
 
  private:
   int steps_, credit_ = 0, row_ = 0;
 };
 
-// One sub-tile, resident over the whole depth. a: its first row. b, c: its first column, of which c in a C
-// block that continues for Rows rows without a change of half. Registers says what a register is: reg,
-// kFloats, load(const float*), store(float*, reg), zero(), broadcast(const std::byte*) of one unit, and
-// multiply<Format>(c, a, b) = c + a·b.
-template <class Registers, class Format, bool Accumulate, int Rows, int Span, class Hook>
-FA_INLINE void sub_tile(const std::byte* a, const std::byte* b, float* c, int quads, Pace& pace, Hook& hook) {
+// A sub-tile of C in registers. Registers says what a register is: reg, kFloats, kWeaves (registers to spare
+// for the pieces of a hook), load(const float*), store(float*, reg), zero(), broadcast(const std::byte*) of
+// one unit, and multiply<Format>(c, a, b) = c + a·b.
+template <class Registers, class Format, int Rows, int Span>
+struct SubTile {
   static_assert(Format::kPlanes == 1, "several planes are for tile units");
   using reg = typename Registers::reg;
-  constexpr int kPerHalf = kLanes / Registers::kFloats;
+  static constexpr int kPerHalf = kLanes / Registers::kFloats;
+  static constexpr int kPlaces = kQuad * Rows;  // between the multiplications of a quad
   reg sum[Rows][Span];
-#pragma GCC unroll 16
-  for (int row = 0; row < Rows; ++row)
-#pragma GCC unroll 4
-    for (int r = 0; r < Span; ++r) {
-      float* at = c + c_offset(row, r / kPerHalf) + r % kPerHalf * Registers::kFloats;
-      sum[row][r] = Accumulate ? Registers::load(at) : Registers::zero();
-    }
 
+  FA_INLINE static std::size_t c_at(int row, int r) {
+    return static_cast<std::size_t>(c_offset(row, r / kPerHalf) + r % kPerHalf * Registers::kFloats);
+  }
+  FA_INLINE static std::size_t b_at(int r) {
+    return r / kPerHalf * (kGroupBytes / 2) + r % kPerHalf * (kLine / kPerHalf);
+  }
+  template <bool Load>
+  FA_INLINE void begin(const float* c) {
+#pragma GCC unroll 16
+    for (int row = 0; row < Rows; ++row)
+#pragma GCC unroll 4
+      for (int r = 0; r < Span; ++r)
+        sum[row][r] = Load ? Registers::load(c + c_at(row, r)) : Registers::zero();
+  }
+  // Four units from a and b on; between(place) after each row of each unit.
+  template <class Between>
+  FA_INLINE void multiply(const std::byte* a, const std::byte* b, Between between) {
+#pragma GCC unroll 4
+    for (int unit = 0; unit < kQuad; ++unit) {
+      reg line[Span];
+#pragma GCC unroll 4
+      for (int r = 0; r < Span; ++r)
+        line[r] = Registers::load(reinterpret_cast<const float*>(b + b_at(r) + unit * kLine));
+#pragma GCC unroll 16
+      for (int row = 0; row < Rows; ++row) {
+        const reg x = Registers::broadcast(a + row * kLine + unit * 4);
+#pragma GCC unroll 4
+        for (int r = 0; r < Span; ++r)
+          sum[row][r] = Registers::template multiply<Format>(sum[row][r], x, line[r]);
+        between(unit * Rows + row);
+      }
+    }
+  }
+  FA_INLINE void end(float* c) const {
+#pragma GCC unroll 16
+    for (int row = 0; row < Rows; ++row)
+#pragma GCC unroll 4
+      for (int r = 0; r < Span; ++r) Registers::store(c + c_at(row, r), sum[row][r]);
+  }
+};
+
+// One sub-tile over the whole depth. a: its first row. b, c: its first column, of which c in a C block that
+// continues for Rows rows without a change of half.
+//
+// A hook that comes in pieces has them spread over the multiplications of a quad. All at once, the chain of
+// dependent operations in a row of softmax (50 cycles) keeps the instructions behind it from retiring until
+// the registers to rename them with run out; measured, Q·Kᵀ with softmax on Emerald Rapids: 84 → 91 % of the
+// FMA peak at D = 128, 73 → 84 % at D = 64.
+template <class Registers, class Format, bool Accumulate, int Rows, int Span, class Hook>
+FA_INLINE void sub_tile(const std::byte* a, const std::byte* b, float* c, int quads, Pace& pace, Hook& hook) {
+  using Tile = SubTile<Registers, Format, Rows, Span>;
+  constexpr auto nothing = [](int) {};
+  Tile tile;
+  tile.template begin<Accumulate>(c);
   for (int left = quads; left > 0; left -= kGroupUnits / kQuad) {
     const int here = left < kGroupUnits / kQuad ? left : kGroupUnits / kQuad;
     for (int quad = 0; quad < here; ++quad) {
-#pragma GCC unroll 4
-      for (int unit = quad * kQuad; unit < quad * kQuad + kQuad; ++unit) {
-        reg line[Span];
-#pragma GCC unroll 4
-        for (int r = 0; r < Span; ++r) {
-          const std::size_t half = r / kPerHalf * (kGroupBytes / 2) + r % kPerHalf * (kLine / kPerHalf);
-          line[r] = Registers::load(reinterpret_cast<const float*>(b + half + unit * kLine));
+      const std::byte *a_quad = a + quad * kQuad * 4, *b_quad = b + quad * kQuad * kLine;
+      if constexpr (Registers::kWeaves && InPieces<Hook>) {
+        pace.advance();
+        if (pace.due()) {
+          auto row = hook.start(pace.take());
+          constexpr int kGap = Tile::kPlaces / decltype(row)::kPieces;
+          static_assert(kGap > 0);
+          tile.multiply(a_quad, b_quad, [&](int place) __attribute__((always_inline)) {
+            if (place % kGap == 0 && place / kGap < row.kPieces) row.piece(place / kGap);
+          });
+          while (pace.due()) hook(pace.take());
+        } else {
+          tile.multiply(a_quad, b_quad, nothing);
         }
-#pragma GCC unroll 16
-        for (int row = 0; row < Rows; ++row) {
-          const reg x = Registers::broadcast(a + row * kLine + unit * 4);
-#pragma GCC unroll 4
-          for (int r = 0; r < Span; ++r)
-            sum[row][r] = Registers::template multiply<Format>(sum[row][r], x, line[r]);
-        }
+      } else {
+        tile.multiply(a_quad, b_quad, nothing);
+        pace.step(hook);
       }
-      pace.step(hook);
     }
     a += kGroupBytes;
     b += kGroupBytes;
   }
-#pragma GCC unroll 16
-  for (int row = 0; row < Rows; ++row)
-#pragma GCC unroll 4
-    for (int r = 0; r < Span; ++r)
-      Registers::store(c + c_offset(row, r / kPerHalf) + r % kPerHalf * Registers::kFloats, sum[row][r]);
+  tile.end(c);
 }
 
 }  // namespace fusion_attention::arch

@@ -66,6 +66,11 @@ struct NoHook {
   constexpr void operator()(int) const {}
 };
 
+// A hook may also come in pieces: start(row) gives an object whose piece(0) … piece(kPieces − 1) do, in that
+// order, what is left of hook(row). An arch may put multiplications between them, or call hook(row).
+template <class Hook>
+concept InPieces = requires(Hook& hook) { hook.start(0).piece(0); };
+
 // An arch is a struct of static functions, all FA_INLINE:
 //
 //   kName                                       "scalar", "avx2", ...
@@ -78,6 +83,8 @@ struct NoHook {
 //   fma(a, b, c) = a·b + c    fms(a, b, c) = a·b − c
 //   exp2<Degree>(vec)                           x <= 127; 0 for −inf, NaN for NaN. Under FloatMode 0 for
 //                                               x < -126, elsewhere perhaps the denormal
+//   fraction(x) scale(p, x)                     optional, where one instruction does it: x − floor x and
+//                                               p·2^floor x, to compute exp2 step by step
 //   greater(a, b) -> mask                       false for NaN
 //   unordered(a) -> mask                        lanes that are NaN or ±inf
 //   select(mask, a, b)                          a where the bit is set
@@ -85,10 +92,10 @@ struct NoHook {
 //   reduce_max(vec) reduce_add(vec) -> float    fixed order
 //   transpose(vec (&)[16])                      16 × 16 of 32-bit units, bit exact
 //   truncate_bf16(vec) round_bf16(vec)          to a bf16 value, still held as float; truncation keeps NaN
-//   interleave(lo, hi)                          units {bf16(lo), bf16(hi)} by truncation: the B format of two
-//   rows store_pairs(void*, a, b)                    32 consecutive bf16, rounded to nearest even: the A
-//   format block<Format, Accumulate, Columns>(Operands, float* c, hook)      Columns = 1 or 2 halves begin()
-//   end()                               around a task: tile configuration and the like
+//   interleave(lo, hi)                          units {bf16(lo), bf16(hi)} by truncation: B of two rows
+//   store_pairs(void*, a, b)                    32 consecutive bf16, rounded to nearest even: A
+//   block<Format, Accumulate, Columns>(Operands, float* c, hook)      Columns = 1 or 2 halves
+//   begin() end()                               around a task: tile configuration and the like
 //
 // scalar.h is the definition of all of it in plain loops.
 

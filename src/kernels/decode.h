@@ -157,7 +157,7 @@ class DecodeRun {
                                              .begin = 0,
                                              .index = 0,
                                              .columns = at_.columns};
-    for (int r = 0; r < rows(); ++r) part ? step.general(r) : step.plain(r);
+    for (int r = 0; r < rows(); ++r) part ? step.general()(r) : step.plain()(r);
     return part;
   }
 

@@ -179,11 +179,9 @@ class ForwardRun {
     } else {
       const auto step = softmax_of_pending();
       if (pending_.part) {
-        Arch::template block<Format, false, 2>(
-            qk, s, [&](int row) __attribute__((always_inline)) { step.general(row); });
+        Arch::template block<Format, false, 2>(qk, s, step.general());
       } else {
-        Arch::template block<Format, false, 2>(
-            qk, s, [&](int row) __attribute__((always_inline)) { step.plain(row); });
+        Arch::template block<Format, false, 2>(qk, s, step.plain());
       }
       if (pending_.last) weigh_values();
     }
@@ -194,7 +192,7 @@ class ForwardRun {
   void drain() {
     if (pending_.block < 0) return;
     const auto step = softmax_of_pending();
-    for (int row = 0; row < kBlock; ++row) pending_.part ? step.general(row) : step.plain(row);
+    for (int row = 0; row < kBlock; ++row) pending_.part ? step.general()(row) : step.plain()(row);
     weigh_values();
     pending_.block = -1;
   }

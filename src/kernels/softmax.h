@@ -10,6 +10,7 @@
 #include <cfloat>
 #include <cstdint>
 
+#include "arch/scalar.h"  // kExp2
 #include "arch/tile.h"
 #include "base/inline.h"
 #include "base/math.h"
@@ -128,6 +129,55 @@ FA_INLINE void scale_line(std::byte* line, float factor) {
   }
 }
 
+// exp2 of a pair of vecs in steps 0 … Degree + 1, each short. Where an arch has it in one piece only, that is
+// the last step.
+template <class Arch, int Degree>
+struct Exp2Steps {
+  using vec = typename Arch::vec;
+  static constexpr int kSteps = Degree + 2;
+  vec x[2], fraction[2], p[2];
+
+  FA_INLINE void step(int i) {
+#pragma GCC unroll 2
+    for (int h = 0; h < 2; ++h)
+      if constexpr (requires { Arch::fraction(x[h]); }) {
+        if (i == 0) {
+          fraction[h] = Arch::fraction(x[h]);
+          p[h] = Arch::set(arch::kExp2<Degree>[Degree]);
+        } else if (i <= Degree) {
+          p[h] = Arch::fma(p[h], fraction[h], Arch::set(arch::kExp2<Degree>[Degree - i]));
+        } else {
+          p[h] = Arch::scale(p[h], x[h]);
+        }
+      } else if (i == kSteps - 1) {
+        p[h] = Arch::template exp2<Degree>(x[h]);
+      }
+  }
+};
+
+// One row of 32 scores on its way from y − m to P, l and top: a hook in pieces (arch/tile.h).
+template <class Arch, class Format>
+struct SoftmaxRow {
+  using Exp2 = Exp2Steps<Arch, Format::kExpDegree>;
+  static constexpr int kPieces = Exp2::kSteps + 2;
+
+  Exp2 e;
+  float *l, *top;
+  std::byte* line;  // of P
+  std::size_t p_plane;
+  typename Arch::vec sum;
+
+  FA_INLINE void piece(int i) {
+    if (i == 0) Arch::store(top, Arch::max(Arch::load(top), Arch::max(e.x[0], e.x[1])));
+    if (i < Exp2::kSteps) e.step(i);
+    if (i == Exp2::kSteps) {
+      sum = Arch::add(e.p[0], e.p[1]);
+      store_a_line<Arch, Format>(line, p_plane, e.p[0], e.p[1]);
+    }
+    if (i == Exp2::kSteps + 1) Arch::store(l, Arch::add(Arch::load(l), sum));
+  }
+};
+
 // The softmax of one step: 32 keys from `key` on, scores in `s`, P going to step `index` of the slice at `p`.
 template <class Arch, class Format>
 struct SoftmaxStep {
@@ -148,46 +198,58 @@ struct SoftmaxStep {
   int index;              // this step in the slice
   int columns;            // C blocks of O
 
-  FA_INLINE void plain(int r) const {
+  // The hook of a step. Part: some pair of the step is hidden.
+  template <bool Part>
+  struct Hook {
+    const SoftmaxStep& step;
+
+    FA_INLINE SoftmaxRow<Arch, Format> start(int r) const { return step.template start<Part>(r); }
+    FA_INLINE void operator()(int r) const {
+      auto row = start(r);
+#pragma GCC unroll 16
+      for (int i = 0; i < row.kPieces; ++i) row.piece(i);
+    }
+  };
+  FA_INLINE Hook<false> plain() const { return {*this}; }
+  FA_INLINE Hook<true> general() const { return {*this}; }
+
+ private:
+  // Scores of hidden keys are replaced, never multiplied: a NaN there is gone before it meets anything. What
+  // a row computes does not depend on whether its step is part: that is its neighbours' affair.
+  template <bool Part>
+  FA_INLINE SoftmaxRow<Arch, Format> start(int r) const {
+    const std::uint32_t bits = Part ? visible(r) : ~0u;
     const float* row = s + arch::c_offset(r, 0);
-    const vec factor = Arch::set(scale), m = Arch::set(state->m[r]);
-    vec x0 = Arch::fms(Arch::load(row), factor, m), x1 = Arch::fms(Arch::load(row + 256), factor, m);
+    const vec factor = Arch::set(scale);
+    const auto shown = [&](vec x, int half) __attribute__((always_inline)) {
+      const auto mask = static_cast<std::uint16_t>(bits >> half * kLanes);
+      return Part ? Arch::select(mask, x, Arch::set(-kInfinity)) : x;
+    };
+    const vec m = Arch::set(state->m[r]);
+    vec x0 = shown(Arch::fms(Arch::load(row), factor, m), 0);
+    vec x1 = shown(Arch::fms(Arch::load(row + 256), factor, m), 1);
     if (Arch::greater(Arch::max(x0, x1), Arch::set(kHeadroom))) [[unlikely]] {
       // Rounded as the reference is: fused, the largest of huge scores would exceed it by half an ulp, which
       // may be any number.
-      const vec y0 = Arch::mul(Arch::load(row), factor), y1 = Arch::mul(Arch::load(row + 256), factor);
+      const vec y0 = shown(Arch::mul(Arch::load(row), factor), 0);
+      const vec y1 = shown(Arch::mul(Arch::load(row + 256), factor), 1);
       raise(r, y0, y1);
       const vec raised = Arch::set(state->m[r]);
       x0 = Arch::sub(y0, raised), x1 = Arch::sub(y1, raised);
     }
-    finish(r, x0, x1);
+    SoftmaxRow<Arch, Format> started;
+    started.e.x[0] = x0, started.e.x[1] = x1;
+    started.l = state->l[r], started.top = state->top[r];
+    started.line = line(index, r), started.p_plane = p_plane;
+    return started;
   }
 
-  // Scores of hidden keys are replaced, never multiplied: a NaN there is gone before it meets anything.
-  FA_INLINE void general(int r) const {
+  // The keys of the step that row r sees, as bits.
+  FA_INLINE std::uint32_t visible(int r) const {
     const Interval& sees = state->visible[r];
-    std::uint32_t bits = visible_bits(sees.begin - key, sees.end - key);
-    if (state->hidden[r]) bits &= ~hidden_bits<Arch>(state->hidden[r], mask_key, key, lesser(keys - key, 32));
-    const auto b0 = static_cast<std::uint16_t>(bits), b1 = static_cast<std::uint16_t>(bits >> 16);
-    const float* row = s + arch::c_offset(r, 0);
-    const vec factor = Arch::set(scale), nothing = Arch::set(-kInfinity);
-    const vec y0 = Arch::select(b0, Arch::mul(Arch::load(row), factor), nothing);
-    const vec y1 = Arch::select(b1, Arch::mul(Arch::load(row + 256), factor), nothing);
-    vec m = Arch::set(state->m[r]);
-    if (Arch::greater(Arch::sub(Arch::max(y0, y1), m), Arch::set(kHeadroom))) [[unlikely]] {
-      raise(r, y0, y1);
-      m = Arch::set(state->m[r]);
-    }
-    finish(r, Arch::sub(y0, m), Arch::sub(y1, m));
-  }
-
- private:
-  FA_INLINE void finish(int r, vec x0, vec x1) const {
-    Arch::store(state->top[r], Arch::max(Arch::load(state->top[r]), Arch::max(x0, x1)));
-    const vec e0 = Arch::template exp2<Format::kExpDegree>(x0),
-              e1 = Arch::template exp2<Format::kExpDegree>(x1);
-    Arch::store(state->l[r], Arch::add(Arch::load(state->l[r]), Arch::add(e0, e1)));
-    store_a_line<Arch, Format>(line(index, r), p_plane, e0, e1);
+    const std::uint32_t bits = visible_bits(sees.begin - key, sees.end - key);
+    const std::uint8_t* mask = state->hidden[r];
+    return mask ? bits & ~hidden_bits<Arch>(mask, mask_key, key, lesser(keys - key, kBlock)) : bits;
   }
 
   FA_INLINE std::byte* line(int step, int r) const {
