@@ -13,8 +13,6 @@
 namespace fusion_attention::testing {
 namespace {
 
-constexpr std::array<int, 4> kBnsd{0, 1, 2, 3};
-
 class Bits : public ::testing::Test {
  protected:
   // Before anything asks: an instruction set that CPUID hides but that executes is tested too.
@@ -88,7 +86,7 @@ TEST_F(Bits, OfLongProblemsAreTheSameOnAnyThreads) {
           for (const Band& band : {Band{.hi = corner}, Band{.lo = corner - 333, .hi = corner + 17}}) {
             Case made(dense_problem(pass, dtype, 1, size.heads, size.kv_heads, size.rows, size.keys, depth,
                                     depth, 0.3, band),
-                      7, Fill::normal, kBnsd, 1);
+                      7, Fill::normal, Layout::contiguous);
             forward_first(made);
             expect_same_on_any_threads(made, kernel + ": " + text(made.problem));
             if (HasFatalFailure()) return;
@@ -109,7 +107,7 @@ TEST_F(Bits, OfABatchAndHeadSliceAreThoseOfTheSliceAlone) {
     for (const std::int64_t rows : {1, 5, 700, 1500}) {
       const std::int64_t keys = 1700;
       Case made(dense_problem(pass, Dtype::float32, 3, 4, 2, rows, keys, 32, 32, 0.3, {.hi = keys - rows}),
-                11, Fill::normal, kBnsd, 1);
+                11, Fill::normal, Layout::contiguous);
       forward_first(made);
 
       Problem part = made.problem;
@@ -139,7 +137,7 @@ TEST_F(Bits, OfAShortSequenceAreTheSameBesideALongOne) {
       {.batch = 0, .row = 0, .rows = 2, .key = 0, .keys = 900, .row0 = 0, .key0 = 0, .band = {}},
       {.batch = 0, .row = 2, .rows = 300, .key = 900, .keys = 300, .row0 = 0, .key0 = 0, .band = {}}};
   p.statistics.order = StatisticsOrder::row_major;
-  Case made(p, 5, Fill::normal, kBnsd, 1);
+  Case made(p, 5, Fill::normal, Layout::contiguous);
   bits_with(made, 2);
   Problem first = made.problem;
   for (auto view : {&Problem::query, &Problem::output}) (first.*view).shape[2] = 2;

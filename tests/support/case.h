@@ -18,9 +18,10 @@ namespace fusion_attention::testing {
 
 enum class Fill { normal, large, growing, tiny, constant, extreme };
 
-// How tensors lie in memory: contiguous [B, N, S, D] that end at the guard page; or, each for itself, any
-// order of the axes, padding, spread channels, broadcast inputs, against the guard behind or in front.
-enum class Layout { contiguous, random };
+// How tensors lie in memory: contiguous [B, N, S, D] that end at the guard page; [B, S, N, D] with channels
+// three apart; or, each for itself, any order of the axes, padding, spread channels, broadcast inputs,
+// against the guard behind or in front.
+enum class Layout { contiguous, spread, random };
 
 inline std::byte* element(const TensorView& v, std::int64_t b, std::int64_t h, std::int64_t r,
                           std::int64_t c) {
@@ -160,8 +161,10 @@ class Case {
   void allocate(TensorView& v, bool input) {
     constexpr std::array<std::array<std::size_t, 4>, 5> kOrders{
         {{0, 1, 2, 3}, {0, 2, 1, 3}, {2, 0, 1, 3}, {1, 0, 2, 3}, {0, 1, 3, 2}}};
-    const auto& order = kOrders[layout_ == Layout::contiguous ? 0 : random_() % (one_in(12) ? 5 : 4)];
-    std::int64_t stride = one_in(20) ? 2 : 1, bytes = size_of(v.dtype);
+    const auto& order = kOrders[layout_ == Layout::contiguous ? 0
+                                : layout_ == Layout::spread   ? 1
+                                                              : random_() % (one_in(12) ? 5 : 4)];
+    std::int64_t stride = layout_ == Layout::spread ? 3 : one_in(20) ? 2 : 1, bytes = size_of(v.dtype);
     for (std::size_t at = 4; at-- > 0;) {
       const std::size_t axis = order[at];
       v.stride[axis] = stride;

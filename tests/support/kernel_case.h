@@ -231,7 +231,7 @@ class KernelCase {
       }
       near("output", n, i, c, double{o.get(n, i, c)}, want,
            empty ? 0
-                 : roundoff(row_.dtype) * std::fabs(want) + 2 * relative * size + half_floor(row_.dtype) +
+                 : roundoff(row_.dtype) * std::fabs(want) + 2 * relative * size + half_spacing(row_.dtype) +
                        1e-36);
     }
     for (std::int64_t copy = 0; copy < kCopies; ++copy) {
