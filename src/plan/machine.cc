@@ -18,7 +18,8 @@ struct MachineRow {
   Blocking blocking;
 };
 
-// rows        forward: packing a key costs about as much as 5 rows of arithmetic on it, so 512 rows keep it at
+// rows        forward: packing a key costs about as much as 5 rows of arithmetic on it, so 512 rows keep it
+// at
 //             1 % (measured: 128 rows cost 11 %, 256 6 %, 512 3 %, D = 128 fp32). The tile unit is 8 times as
 //             fast: 1024. backward: 256 queries, so that dV and dK are loaded and stored once per 256 of
 //             depth.

@@ -217,9 +217,15 @@ void check_pointer(const Memory& m) {
     refuse(m.argument, "a misaligned pointer", "one aligned to its element");
 }
 
-// Bytes from the first to past the last entry of the dense mask.
+// Bytes from the first to past the last entry of the dense mask that a sequence reads: rows and keys of a
+// mask are counted from the start of the sequence.
 std::int64_t overlay_extent(const Problem& p) {
-  const std::int64_t sizes[] = {p.query.batches(), p.query.heads(), p.query.rows(), p.key.rows()};
+  std::array<std::int64_t, 4> sizes{0, p.query.heads(), 0, 0};
+  for (const Sequence& s : p.sequences) {
+    sizes[0] = std::max(sizes[0], s.batch + 1);
+    sizes[2] = std::max(sizes[2], s.rows);
+    sizes[3] = std::max(sizes[3], s.keys);
+  }
   std::int64_t last = 0;
   for (std::size_t axis = 0; axis < 4; ++axis) {
     const std::int64_t stride = p.overlay.stride[axis];
@@ -229,7 +235,7 @@ std::int64_t overlay_extent(const Problem& p) {
         __builtin_add_overflow(last, reach, &last) || last > kMost / 8)
       refuse("overlay", "strides that reach past the end of memory", "a mask that fits an address space");
   }
-  return last + 1;
+  return std::find(sizes.begin(), sizes.end(), 0) != sizes.end() ? 0 : last + 1;
 }
 
 void check_statistics(const Problem& p) {

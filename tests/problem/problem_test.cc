@@ -195,6 +195,22 @@ TEST(Validate, TakesInterleavedOutputs) {
   }
 }
 
+// The mask of packed sequences is as large as the longest of them, not as the pack: what lies behind it may
+// be an output.
+TEST(Validate, TakesAnOutputRightBehindTheMaskOfPackedSequences) {
+  testing::Case made(dense_problem(Pass::forward, Dtype::float32, 1, 1, 1, 12, 15, 4, 4, 1, {}), 1,
+                     testing::Fill::normal, testing::Layout::contiguous);
+  made.problem.sequences = {
+      {.batch = 0, .row = 0, .rows = 8, .key = 0, .keys = 5, .row0 = 0, .key0 = 0, .band = {}},
+      {.batch = 0, .row = 8, .rows = 4, .key = 5, .keys = 10, .row0 = 0, .key0 = 0, .band = {}}};
+  alignas(4) std::array<std::uint8_t, 80 + 12 * 4 * 4> memory{};
+  made.problem.output.data = memory.data() + 80;
+  made.problem.overlay = {memory.data(), {0, 0, 10, 1}};  // 8 × 10
+  EXPECT_NO_THROW(run(made.problem));
+  made.problem.output.data = memory.data() + 76;
+  EXPECT_THROW(run(made.problem), Error);
+}
+
 // Every combination of empty axes computes nothing and crashes nothing.
 TEST(Run, TakesEveryEmptyShape) {
   for (int bits = 0; bits < 32; ++bits)
