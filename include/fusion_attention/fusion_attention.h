@@ -7,5 +7,6 @@
 #include "fusion_attention/mask.h"      // Band, Overlay: which keys a row sees
 #include "fusion_attention/problem.h"   // Problem: what to compute; text, parse, validate
 #include "fusion_attention/run.h"       // make_plan, explain, run, run_reference
+#include "fusion_attention/scores.h"    // Bias, Dropout, Sink: what joins the scores besides the mask
 #include "fusion_attention/tensor.h"    // TensorView, Dtype
 #include "fusion_attention/version.h"
