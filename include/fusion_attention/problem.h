@@ -23,9 +23,9 @@ struct Sequence {
   std::int64_t key = 0, keys = 0;   // first key on the row axis of key and value, count
   std::int64_t row0 = 0, key0 = 0;  // global position of its first row and key, for shards
   Band band;
-  Plane bias;                   // where Problem::bias has its numbers
+  Plane bias{};                 // where Problem::bias has its numbers
   std::int64_t bias_shift = 0;  // added to j − i, local positions, by slopes
-  Plane dropout;                // the index e of Problem::dropout
+  Plane dropout{};              // the index e of Problem::dropout
 };
 
 // How statistics are laid out: entry (sequence s, head n, row i) of N heads, with `first` the sum of
