@@ -87,8 +87,8 @@ def page() -> str:
     parts.append("\n| result | meaning |\n|---|---|\n")
     parts += [_row(f"`{name}`", says) for name, says in RESULTS.items()]
     parts.append(
-        "\nErrors: `TypeError` for an argument of the wrong Python type, `RuntimeError` for anything else; one\n"
-        "sentence with the argument, what was given and what is allowed. Nothing has been computed then.\n"
+        "\nErrors: `TypeError` for an argument of the wrong Python type, `RuntimeError` for anything else;\n"
+        "one sentence: the argument, what was given, what is allowed. Nothing has been computed then.\n"
         f"\n## Masks\n\n```\n{MODES}\n```\n"
     )
     return "".join(parts)

@@ -47,8 +47,8 @@ ARGUMENTS = (
         "atten_mask",
         "tensor",
         "non-zero hides that key from that row. sparse_mode 0, 1, 5: [Sq, Skv] or [1 or B, 1 or N, Sq, Skv], "
-        "TND [longest Sq, longest Skv]. 2, 3, 4, 7, 8: [2048, 2048] and 6: [3072, 2048], whose content is not "
-        "read. None: full attention whatever sparse_mode, the tokens and prefix say",
+        "TND [longest Sq, longest Skv]. 2, 3, 4, 7, 8: [2048, 2048] and 6: [3072, 2048], content not read. "
+        "None: full attention whatever sparse_mode, the tokens and prefix say",
         None,
         "bool, uint8 or int8",
         "training-ops 4.1",
@@ -211,7 +211,7 @@ COMMON = PLACE["sparse_mode"] + 1
 
 RESULTS = {
     "attention_out": "the output, contiguous, in query's layout with value's D",
-    "softmax_max": "float32 [B, N, Sq, 8], TND [T, N, 8]: the largest visible score of each row, sink included, "
+    "softmax_max": "float32 [B, N, Sq, 8], TND [T, N, 8]: the largest visible score of each row, with sink, "
     "eight times",
     "softmax_sum": "float32, same shape: the sum of exp(score − max) of each row before dropout, eight times",
     "softmax_out": "reserved, of shape [0]",
@@ -325,6 +325,7 @@ Mode 6 is mode 3 with the first `prefix` keys shown to every row:
     #####.        ######
     ######        ######
 
-Mode 7 is mode 3 and mode 8 mode 2 for all sequences but one: in mode 7 the last with rows, in mode 8 the first
-sees j <= i + Skv - Sq + next. Modes 0, 1 and 5 hide what atten_mask hides. Without atten_mask every row sees every key, in every mode.
+Mode 7 is mode 3 and mode 8 mode 2 for all sequences but one: in mode 7 the last with rows, in mode 8 the
+first sees j <= i + Skv - Sq + next.
+Modes 0, 1 and 5 hide what atten_mask hides. Without atten_mask every row sees every key, in every mode.
 A row that sees nothing gives output 0, gradients 0 and the statistics (-FLT_MAX, 1)."""

@@ -1,8 +1,9 @@
-"""Seeds and bits of dropout on torch: the operator that draws a pair, and the mask generators of torch_npu."""
+"""Seeds and bits of dropout on torch: the operator that draws them, and the mask generators of torch_npu."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -37,9 +38,10 @@ torch.library.register_fake("fusion_attention::draw", _draw_fake, lib=_library)
 draw = torch.ops.fusion_attention.draw.default
 
 
-@torch.compiler.disable(reason="seed and offset are Python numbers here; version 3 returns them as tensors")
-def draw_numbers() -> tuple[int, int]:
-    return generator.draw()
+# A graph has no place for numbers that change from run to run: version 3 returns tensors for its sake.
+draw_numbers: Callable[[], tuple[int, int]] = torch.compiler.disable(  # type: ignore[no-untyped-call]
+    generator.draw, reason="seed and offset are Python numbers here; version 3 returns them as tensors"
+)
 
 
 def number_of(name: str, value: int | Tensor | None) -> int:

@@ -50,9 +50,9 @@ def _call(
     """The call, read and checked in C++. `words`, made plain, follow the table; the last may be missing."""
     defaults = (argument.default for argument in _table.ARGUMENTS[len(words) :])
     ordered = zip(_table.ARGUMENTS, (*words, *defaults))
-    given = [_array(row.name, word) if row.kind == "tensor" else word for row, word in ordered]
-    pair = _check.as_int("seed", seed), _check.as_int("offset", offset)
-    return _core.FusionAttention(backward, tockens, *cast(Any, given), *pair)
+    given: list[Any] = [_array(row.name, word) if row.kind == "tensor" else word for row, word in ordered]
+    given += [_check.as_int("seed", seed), _check.as_int("offset", offset)]
+    return _core.FusionAttention(backward, tockens, *cast(Any, given))
 
 
 def _words(*words: Any) -> tuple[Any, ...]:
