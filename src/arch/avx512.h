@@ -82,6 +82,7 @@ struct Avx512 {
   FA_INLINE static vec add(vec a, vec b) { return _mm512_add_ps(a, b); }
   FA_INLINE static vec sub(vec a, vec b) { return _mm512_sub_ps(a, b); }
   FA_INLINE static vec mul(vec a, vec b) { return _mm512_mul_ps(a, b); }
+  FA_INLINE static vec sqrt(vec a) { return _mm512_sqrt_ps(a); }
   FA_INLINE static vec max(vec a, vec b) { return _mm512_max_ps(a, b); }
   FA_INLINE static vec fma(vec a, vec b, vec c) { return _mm512_fmadd_ps(a, b, c); }
   FA_INLINE static vec fms(vec a, vec b, vec c) { return _mm512_fmsub_ps(a, b, c); }

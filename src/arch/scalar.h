@@ -81,6 +81,9 @@ struct Scalar {
   FA_INLINE static vec fms(vec a, vec b, vec c) {
     return each([&](int i) { return a.lane[i] * b.lane[i] - c.lane[i]; });
   }
+  FA_INLINE static vec sqrt(vec a) {
+    return each([&](int i) { return __builtin_sqrtf(a.lane[i]); });
+  }
 
   template <int Degree>
   FA_INLINE static vec exp2(vec a) {

@@ -81,6 +81,7 @@ concept InPieces = requires(Hook& hook) { hook.start(0).piece(0); };
 //   store(T*, vec) store(T*, vec, n)            rounds to nearest even
 //   add sub mul max(vec, vec)                   max(a, b): b where either is NaN
 //   fma(a, b, c) = a·b + c    fms(a, b, c) = a·b − c
+//   sqrt(vec)                                   correctly rounded; x >= 0
 //   exp2<Degree>(vec)                           x <= 127; 0 for −inf, NaN for NaN. Under FloatMode 0 for
 //                                               x < -126, elsewhere perhaps the denormal
 //   fraction(x) scale(p, x)                     optional, where one instruction does it: x − floor x and
