@@ -6,6 +6,7 @@
 #include <cstdint>
 #include <cstring>
 
+#include "arch/philox.h"
 #include "arch/tile.h"
 #include "base/half.h"
 #include "base/inline.h"
@@ -174,6 +175,17 @@ struct Scalar {
         store(out, sum);
       }
       hook(row);
+    }
+  }
+
+  FA_INLINE static void philox(const std::uint64_t (&counter)[kLanes], std::uint64_t high, std::uint64_t seed,
+                               std::uint32_t threshold, mask (&kept)[4]) {
+    kept[0] = kept[1] = kept[2] = kept[3] = 0;
+    for (int i = 0; i < kLanes; ++i) {
+      std::uint32_t words[4];
+      Philox::words(counter[i], high, seed, words);
+      for (int w = 0; w < 4; ++w)
+        kept[w] = static_cast<mask>(kept[w] | ((words[w] & Philox::kFraction) >= threshold) << i);
     }
   }
 

@@ -11,38 +11,6 @@
 
 namespace fusion_attention::kernels {
 
-// Four words of sixteen counters.
-struct PhiloxWords {
-  alignas(64) std::uint32_t word[4][kLanes];
-};
-
-// The words of the counters (counter[lane], offset) under `seed`: ten rounds, constants of Salmon et al.,
-// "Parallel random numbers: as easy as 1, 2, 3" (2011).
-template <class Arch>
-FA_INLINE void philox(const std::uint64_t (&counter)[kLanes], std::uint64_t offset, std::uint64_t seed,
-                      PhiloxWords& out) {
-  constexpr std::uint32_t kMultiply0 = 0xD2511F53u, kMultiply1 = 0xCD9E8D57u;
-  constexpr std::uint32_t kWeyl0 = 0x9E3779B9u, kWeyl1 = 0xBB67AE85u;
-  auto& c = out.word;
-  for (int i = 0; i < kLanes; ++i) {
-    c[0][i] = static_cast<std::uint32_t>(counter[i]);
-    c[1][i] = static_cast<std::uint32_t>(counter[i] >> 32);
-    c[2][i] = static_cast<std::uint32_t>(offset);
-    c[3][i] = static_cast<std::uint32_t>(offset >> 32);
-  }
-  auto key0 = static_cast<std::uint32_t>(seed), key1 = static_cast<std::uint32_t>(seed >> 32);
-  for (int round = 0; round < 10; ++round, key0 += kWeyl0, key1 += kWeyl1)
-    for (int i = 0; i < kLanes; ++i) {
-      const std::uint64_t low = std::uint64_t{kMultiply0} * c[0][i],
-                          high = std::uint64_t{kMultiply1} * c[2][i];
-      const std::uint32_t c1 = c[1][i], c3 = c[3][i];
-      c[0][i] = static_cast<std::uint32_t>(high >> 32) ^ c1 ^ key0;
-      c[1][i] = static_cast<std::uint32_t>(high);
-      c[2][i] = static_cast<std::uint32_t>(low >> 32) ^ c3 ^ key1;
-      c[3][i] = static_cast<std::uint32_t>(low);
-    }
-}
-
 // Bit i of x to bit 4·i.
 FA_INLINE std::uint64_t every_fourth(std::uint64_t x) {
   x = (x | x << 24) & 0x000000FF000000FFull;
@@ -94,7 +62,7 @@ class KeptBits {
     }
     if (!any) return;
     std::uint16_t kept[4];
-    draw(counter, kept);
+    Arch::philox(counter, d_.offset, d_.seed, d_.threshold, kept);
     for (int r = 0; r < rows; ++r) {
       const auto skip = static_cast<int>((e + static_cast<std::uint64_t>(r * pitch)) % 4);
       std::uint32_t& word = words[(steps - 1) * stride + r];
@@ -107,23 +75,9 @@ class KeptBits {
     std::uint64_t counters[kLanes];
     for (int i = 0; i < kLanes; ++i) counters[i] = counter + static_cast<std::uint64_t>(i);
     std::uint16_t kept[4];
-    draw(counters, kept);
+    Arch::philox(counters, d_.offset, d_.seed, d_.threshold, kept);
     return every_fourth(kept[0]) | every_fourth(kept[1]) << 1 | every_fourth(kept[2]) << 2 |
            every_fourth(kept[3]) << 3;
-  }
-
-  // Bit i of kept[w]: word w of counter i. The low 23 bits u become the float 2²³ + u, exactly; kept if
-  // u ≥ threshold.
-  FA_INLINE void draw(const std::uint64_t (&counter)[kLanes], std::uint16_t (&kept)[4]) const {
-    PhiloxWords drawn;
-    philox<Arch>(counter, d_.offset, d_.seed, drawn);
-    const auto below = Arch::set(8388607.0f + static_cast<float>(d_.threshold));
-    for (int w = 0; w < 4; ++w) {
-      for (int i = 0; i < kLanes; ++i) drawn.word[w][i] = (drawn.word[w][i] & 0x7FFFFFu) | 0x4B000000u;
-      float fraction[kLanes];
-      std::memcpy(fraction, drawn.word[w], sizeof fraction);
-      kept[w] = Arch::greater(Arch::load(fraction), below);
-    }
   }
 
   // Given bits, least significant first. Nothing past the last byte is read.
