@@ -149,7 +149,7 @@ class BackwardRun {
       if (j < keys_) rows = shape_.band.column(shape_.key0 + key_ + j, shape_.row0 + shape_.rows);
       queries_of(j) = {rows.begin - shape_.row0, rows.end - shape_.row0};
     }
-    if (shape_.dropout.on) draw(blocks);
+    if (shape_.dropout.on || shape_.overlay.data) fill_words(blocks);
     Interval touched{used_, 0};  // blocks of queries that met a key of the group
     for (std::int64_t b = 0; b < blocks; ++b) key_block(b, touched);
     // dQᵀ += Kᵀ·dSᵀ
@@ -162,26 +162,39 @@ class BackwardRun {
             c_block(at_.dq, column * at_.query_blocks + b), arch::NoHook{});
   }
 
-  // Dropout of the super-block and the group of keys, a word of queries per key, for the blocks of queries
-  // that see any of the keys.
-  void draw(std::int64_t blocks) {
+  // Dropout and dense mask of the super-block and the group of keys, a word of queries per key, for the
+  // blocks of queries that see any of the keys.
+  void fill_words(std::int64_t blocks) {
     Interval seen{used_, 0};
     for (std::int64_t b = 0; b < blocks; ++b) {
       const Interval here = reach(b);
       if (!here.empty()) seen = {lesser(seen.begin, here.begin), greater(seen.end, here.end)};
     }
-    const DropoutPlane& d = shape_.dropout;
     for (std::int64_t query = seen.begin; query < seen.end; ++query) {
-      const std::int64_t row = row_ + query * kBlock;
-      const std::uint64_t e = d.base + static_cast<std::uint64_t>(head_ * d.head + row * d.row + key_);
-      std::uint32_t* words = kept_of(query, 0);
-      KeptBits<Arch>(d).fill(e, d.row, static_cast<int>(lesser(kBlock, rows_ - query * kBlock)),
-                             static_cast<int>(blocks), words, kBlock);
-      for (std::int64_t b = 0; b < blocks; ++b) transpose_bits<Arch>(words + b * kBlock);
+      const int rows = static_cast<int>(lesser(kBlock, rows_ - query * kBlock));
+      if (shape_.dropout.on) draw(query, rows, static_cast<int>(blocks));
+      for (std::int64_t b = 0; b < blocks && shape_.overlay.data; ++b) read_mask(query, rows, b);
     }
   }
-  std::uint32_t* kept_of(std::int64_t query, std::int64_t b) const {
-    return reinterpret_cast<std::uint32_t*>(at(at_.kept)) + (query * at_.group_blocks + b) * kBlock;
+  void draw(std::int64_t query, int rows, int blocks) {
+    const DropoutPlane& d = shape_.dropout;
+    const std::int64_t row = row_ + query * kBlock;
+    const std::uint64_t e = d.base + static_cast<std::uint64_t>(head_ * d.head + row * d.row + key_);
+    KeptBits<Arch>(d).fill(e, d.row, rows, blocks, words_of(at_.kept, query, 0), kBlock);
+    for (int b = 0; b < blocks; ++b) transpose_bits<Arch>(words_of(at_.kept, query, b));
+  }
+  void read_mask(std::int64_t query, int rows, std::int64_t b) {
+    const OverlayPlane& mask = shape_.overlay;
+    std::uint32_t* words = words_of(at_.hidden, query, b);
+    const std::int64_t key = key_ + b * kBlock, keys = lesser(kBlock, keys_ - b * kBlock);
+    for (int r = 0; r < kBlock; ++r)
+      words[r] =
+          r < rows ? hidden_bits<Arch>(mask_row(mask, head_, row_ + query * kBlock + r), mask.key, key, keys)
+                   : 0;
+    transpose_bits<Arch>(words);
+  }
+  std::uint32_t* words_of(std::size_t offset, std::int64_t query, std::int64_t b) const {
+    return reinterpret_cast<std::uint32_t*>(at(offset)) + (query * at_.group_blocks + b) * kBlock;
   }
 
   // Blocks of queries of the super-block that see any of the 32 keys of block b.
@@ -279,7 +292,6 @@ class BackwardRun {
   }
 
   Step step_of(std::int64_t b, std::int64_t query) const {
-    const OverlayPlane& mask = shape_.overlay;
     const std::size_t group = query * kStepGroups * kGroupBytes;
     return {.s = c_block(at_.s, query % 2),
             .dp = floats(at_.dp),
@@ -288,9 +300,7 @@ class BackwardRun {
             .queries = &queries_of(b * kBlock),
             .query = row_ + query * kBlock,
             .alive = alive_of(query),
-            .mask = mask.data ? mask.data + head_ * mask.head + (key_ + b * kBlock) * mask.key : nullptr,
-            .mask_row = mask.row,
-            .mask_key = mask.key,
+            .hidden = shape_.overlay.data ? words_of(at_.hidden, query, b) : nullptr,
             .scale = shape_.scale * kLog2E,
             .p = at(at_.p + group),
             .ds = at(at_.ds + group),
@@ -299,7 +309,7 @@ class BackwardRun {
             .b_plane = at_.group_plane,
             .carry = floats(at_.carry),
             .bias = shape_.bias.kind != BiasKind::none ? floats(at_.bias) : nullptr,
-            .kept = shape_.dropout.on ? kept_of(query, b) : nullptr,
+            .kept = shape_.dropout.on ? words_of(at_.kept, query, b) : nullptr,
             .inverse_keep = shape_.dropout.inverse_keep,
             .keep_gradient = shape_.bias.gradient != nullptr};
   }

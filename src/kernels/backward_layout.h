@@ -15,8 +15,8 @@ struct BackwardLayout {
   std::size_t depth_block, value_block;   // bytes of 32 rows of D (Dv) channels, packed
   std::size_t query_plane, query_column;  // A and B whose depth is the super-block: plane, operand
   std::size_t group_plane, group_column;  // likewise for the group of keys
-  std::size_t q_t, do_t, q, d_o, k, k_t, v, p, ds, ds_b, s, dp, carry, bias, kept, log_sum, delta, alive,
-      queries, dq, dk, dv, bytes;
+  std::size_t q_t, do_t, q, d_o, k, k_t, v, p, ds, ds_b, s, dp, carry, bias, kept, hidden, log_sum, delta,
+      alive, queries, dq, dk, dv, bytes;
 
   FA_INLINE BackwardLayout(const Shape& shape, const Blocking& blocking) {
     query_blocks = ceil_div(blocking.rows, kBlock);
@@ -43,7 +43,9 @@ struct BackwardLayout {
     v = take(group_blocks * value_block);
     p = take(query_column), ds = take(query_column), ds_b = take(query_blocks * group_column);
     s = take(2 * kC), dp = take(kC), carry = take(2 * kLine);
-    bias = take(kC), kept = take(query_blocks * group_blocks * kBlock * sizeof(std::uint32_t));
+    bias = take(kC);
+    kept = take(query_blocks * group_blocks * kBlock * sizeof(std::uint32_t));
+    hidden = take(query_blocks * group_blocks * kBlock * sizeof(std::uint32_t));
     log_sum = take(blocking.rows * sizeof(float)), delta = take(blocking.rows * sizeof(float));
     alive = take(query_blocks * sizeof(std::uint32_t));
     queries = take(group_blocks * kBlock * sizeof(Interval));

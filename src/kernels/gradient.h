@@ -17,18 +17,17 @@ template <class Arch, class Format>
 struct GradientStep {
   using vec = typename Arch::vec;
 
-  float* s;                         // C block: Sᵀ, replaced by P
-  const float* dp;                  // C block: dPᵀ
-  const float* log_sum;             // L of the 32 queries, base 2
-  const float* delta;               // Δ of the 32 queries
-  const Interval* queries;          // of each key: the rows that see it, local
-  std::int64_t query;               // first query of the tile, local
-  std::uint32_t alive;              // queries that exist and saw something
-  const std::uint8_t* mask;         // dense mask at key 0 of the tile, row 0; null: none
-  std::int64_t mask_row, mask_key;  // bytes between rows and keys of it
-  float scale;                      // · log2 e
-  std::byte* p;                     // A, this tile's first group: Pᵀ
-  std::byte* ds;                    // A, likewise: dSᵀ
+  float* s;                     // C block: Sᵀ, replaced by P
+  const float* dp;              // C block: dPᵀ
+  const float* log_sum;         // L of the 32 queries, base 2
+  const float* delta;           // Δ of the 32 queries
+  const Interval* queries;      // of each key: the rows that see it, local
+  std::int64_t query;           // first query of the tile, local
+  std::uint32_t alive;          // queries that exist and saw something
+  const std::uint32_t* hidden;  // by a dense mask: a word of 32 queries per key; null: none
+  float scale;                  // · log2 e
+  std::byte* p;                 // A, this tile's first group: Pᵀ
+  std::byte* ds;                // A, likewise: dSᵀ
   std::size_t a_plane;
   std::byte* ds_b;  // B, this tile's first group: depth is the keys, columns the queries
   std::size_t b_plane;
@@ -39,12 +38,8 @@ struct GradientStep {
   bool keep_gradient;  // dS in fp32 replaces P, for the gradient of a bias
 
   FA_INLINE std::uint32_t visible(int r) const {
-    std::uint32_t bits = alive & visible_bits(queries[r].begin - query, queries[r].end - query);
-    if (mask && bits) {
-      const int n = 32 - __builtin_clz(bits);  // no row past the last visible one is touched
-      bits &= ~hidden_bits<Arch>(mask + r * mask_key, mask_row, query, n);
-    }
-    return bits;
+    const std::uint32_t bits = alive & visible_bits(queries[r].begin - query, queries[r].end - query);
+    return hidden ? bits & ~hidden[r] : bits;
   }
 
   // General: some pair of the tile is hidden, or there is a bias or dropout.
