@@ -169,7 +169,8 @@ struct ScoreSums {
     for (std::size_t e = 0; e < pairs.size(); ++e)
       judge_number("bias_gradient", bias, e, p.bias.gradient[e], factor, pairs[e], verdict);
     for (std::size_t n = 0; n < sink.value.size() && p.sink.gradient; ++n)
-      judge_number("sink_gradient", sink, n, p.sink.gradient[n], 1, rows, verdict);
+      judge_number("sink_gradient", sink, n, p.sink.gradient[n], 1,
+                   rows / static_cast<double>(p.query.heads()), verdict);
   }
 
   Sums bias;

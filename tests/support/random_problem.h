@@ -88,10 +88,12 @@ inline void shift(Draw& draw, Sequence& s) {
   if (s.band.prefix) s.band.prefix += s.key0;
 }
 
+// The address of what is described only: Case gives it memory.
+alignas(8) inline constexpr std::uint8_t kDescribed[8] = {};
+
 // A dense mask over the axes that a draw picks, described by its strides; Case gives it memory.
 inline void describe_overlay(Draw& draw, Problem& p) {
-  static const std::uint8_t kDescribed = 0;
-  p.overlay.data = &kDescribed;
+  p.overlay.data = kDescribed;
   std::int64_t stride = 1;
   const std::int64_t sizes[] = {p.query.batches(), p.query.heads(), p.query.rows(), p.key.rows()};
   for (std::size_t axis = 4; axis-- > 0;) {
@@ -140,8 +142,6 @@ inline Problem random_problem(Draw& draw, Pass pass) {
   }
 }
 
-// What is described only: Case gives it memory.
-alignas(8) inline constexpr std::uint8_t kDescribed[8] = {};
 inline float* described_gradient() {
   static float gradient = 0;
   return &gradient;
