@@ -52,16 +52,6 @@ TEST_P(RandomProblems, StayWithinTheBound) {
               pass == Pass::forward ? "forward" : "backward", count(), how.c_str(), worst);
 }
 
-TEST(Reference, StaysWithinTheBound) {
-  for (const Pass pass : {Pass::forward, Pass::backward})
-    for (std::uint64_t seed = 0; seed < 60; ++seed) {
-      const auto made = random_case(seed, pass);
-      run_reference(made->problem);
-      const Verdict verdict = judge(made->problem, Route{1, 0, 0});
-      ASSERT_EQ(verdict.failures, 0) << verdict.first << "\n  " << text(made->problem) << "\n  seed " << seed;
-    }
-}
-
 INSTANTIATE_TEST_SUITE_P(EveryArch, RandomProblems,
                          ::testing::Combine(::testing::ValuesIn(arches()),
                                             ::testing::Values(Pass::forward, Pass::backward)),
