@@ -39,7 +39,8 @@ TEST_P(RandomProblems, StayWithinTheBound) {
     const std::uint64_t seed =
         i % 2 ? testing::seed() + static_cast<std::uint64_t>(i) : static_cast<std::uint64_t>(i);
     i / 2 % 2 ? setenv("FUSION_ATTENTION_MACHINE", "tiny", 1) : unsetenv("FUSION_ATTENTION_MACHINE");
-    const auto made = random_case(seed, pass, has_infinities(name));
+    const Scores scores = i / 4 % 2 ? Scores::joined : Scores::plain;
+    const auto made = random_case(seed, pass, has_infinities(name), scores);
     run(made->problem);
     const Verdict verdict = judge(made->problem, route_of(name, made->problem.query.dtype));
     worst = std::fmax(worst, verdict.worst);

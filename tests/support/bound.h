@@ -215,8 +215,8 @@ void add_row_gradients(const HeadTruth& t, const double* d_o, const double* out,
                          route.exp_error);
     double dp = 0, dp_size = 0, flushed = 0;
     for (std::int64_t c = 0; c < t.width; ++c) {
-      const double v = kept * t.v[static_cast<std::size_t>(j * t.width + c)];
-      dp += d_o[c] * v, dp_size += std::fabs(d_o[c] * v);
+      const double v = kept == 0 ? 0 : kept * t.v[static_cast<std::size_t>(j * t.width + c)];
+      dp += kept == 0 ? 0 : d_o[c] * v, dp_size += kept == 0 ? 0 : std::fabs(d_o[c] * v);
       flushed += 4 * kFlush * (1 + std::fabs(d_o[c]) + std::fabs(v) + std::fabs(out[c]));
     }
     const double ds = prob * (dp - delta);
@@ -225,7 +225,8 @@ void add_row_gradients(const HeadTruth& t, const double* d_o, const double* out,
             (gamma * (dp_size + delta_size) + 2 * kFlat * (std::fabs(dp) + std::fabs(delta)) + flushed) +
         (off + route.p_roundoff + 2 * kFlat) * std::fabs(ds) + 4 * kFlush * (1 + std::fabs(dp - delta));
     visit(j, ds, ds_error);
-    const double dropped = kept * prob, p_error = (off + route.p_roundoff + 2 * kFlat) * dropped + 4 * kFlush;
+    const double dropped = kept == 0 ? 0 : kept * prob,
+                 p_error = (kept == 0 ? 0 : (off + route.p_roundoff + 2 * kFlat) * dropped) + 4 * kFlush;
     for (std::int64_t c = 0; c < t.width; ++c)
       dv.add(j * t.width + c, dropped * d_o[c], p_error * std::fabs(d_o[c]));
     for (std::int64_t d = 0; d < t.depth; ++d) {
