@@ -87,11 +87,11 @@ Numbering numbering_of(const Problem& p) {
   return Numbering::tensor;
 }
 
-void natural_dropout(Problem& p, Numbering numbering) {
+std::int64_t natural_dropout(Problem& p, Numbering numbering) {
   const BiasAxes all{true, true, true};
-  numbering == Numbering::tensor
-      ? number_tensor(p, &Sequence::dropout, all, p.query.rows(), /*first_row=*/true)
-      : number_sequences(p, &Sequence::dropout, all);
+  return numbering == Numbering::tensor
+             ? number_tensor(p, &Sequence::dropout, all, p.query.rows(), /*first_row=*/true)
+             : number_sequences(p, &Sequence::dropout, all);
 }
 
 void natural_bias(Problem& p, const BiasAxes& given, Numbering numbering) {

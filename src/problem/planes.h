@@ -1,4 +1,5 @@
-// Where the numbers of bias and dropout lie by default; a shard passes planes of its own instead.
+// Where the numbers of bias and dropout lie by default; a shard passes planes of its own instead. All here
+// expect shapes and sequences that validate() takes.
 #pragma once
 
 #include <cstdint>
@@ -20,8 +21,9 @@ struct BiasAxes {
   bool batch = false, head = false, row = false;
 };
 
-// Sets Sequence::dropout of every sequence. Throws Error where an index passes 2^62.
-void natural_dropout(Problem& problem, Numbering numbering);
+// Sets Sequence::dropout of every sequence; returns how many indices there are. Throws Error where one passes
+// 2^62.
+std::int64_t natural_dropout(Problem& problem, Numbering numbering);
 
 // Sets Sequence::bias of every sequence and Bias::elements, from Bias::kind and last_rows: contiguous
 // [B, N, Tq, Tk] or blocks without the axes that `axes` lacks, Tq = last_rows where that is not 0, blocks of

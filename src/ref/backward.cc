@@ -72,13 +72,15 @@ void backward_row(const Problem& p, const Sequence& s, std::int64_t before, std:
     const std::int64_t key = s.key + j;
     // 2. P of this pair, and what dropout makes of it
     const double prob = std::exp(score(p, s, n, i, j) - maximum) / sum, kept = kept_factor(p, s, n, i, j);
-    // 3. dP, and dV += (P∘M)·dO
+    // 3. dP, and dV += (P∘M)·dO. A pair that is dropped is 0 whatever P or dP is.
+    const double left = kept == 0 ? 0 : prob * kept;
     double dp = 0;
     for (std::int64_t c = 0; c < p.value.channels(); ++c) {
       const double go = read(p.output_gradient, s.batch, n, row, c);
-      dp += kept * go * read(p.value, s.batch, kv, key, c);
-      gradients.dv.at(s.batch, kv, key, c) += prob * kept * go;
+      dp += go * read(p.value, s.batch, kv, key, c);
+      gradients.dv.at(s.batch, kv, key, c) += left * go;
     }
+    dp = kept == 0 ? 0 : kept * dp;
     // 4. dS, its two products, and the bias'
     const double ds = prob * (dp - delta);
     for (std::int64_t d = 0; d < p.query.channels(); ++d) {
