@@ -202,7 +202,7 @@ def hidden_numbers(d: Draw) -> None:
     parts = {name: split(d.call[name].copy(), d.layout, *where) for name, where in names.items()}
     for b in range(len(d.q_lens)):
         keep = kept(d.call, b, d.q_lens, d.kv_lens)
-        unseen = ~keep.reshape(d.kv_heads, -1, *keep.shape[1:]).any((1, 2))
+        unseen = ~keep.reshape(d.kv_heads, d.heads // d.kv_heads, *keep.shape[1:]).any((1, 2))
         bad = d.pick([np.nan, np.inf, -np.inf])
         for name, where in (("key", unseen), ("value", unseen), ("query", ~keep.any(2))):
             parts[name][b][where] = bad

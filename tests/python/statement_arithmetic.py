@@ -161,7 +161,8 @@ def backward_one(pairs: Pairs, q, k, v, dy, out, top, total, sink, dtype: str) -
     mean_error = channels * (np.abs(dy) * np.abs(out)).sum(-1, keepdims=True)
     ds = np.where(alive, p * (dp - mean), 0)
     left = dp_error + mean_error + 2 * FLAT * (np.abs(dp) + np.abs(mean))
-    ds_error = np.where(alive, p * (1 + r) * left + (r + 2 * u) * np.abs(ds), 0)
+    flushed = TINY * (1 + np.abs(dp) + np.abs(mean))  # P below 2⁻¹²⁶
+    ds_error = np.where(alive, p * (1 + r) * left + (r + 2 * u) * np.abs(ds) + flushed, 0)
     weight = pairs.dropped(p)
     weight_error = np.where(alive, weight * (r + 2 * u + 4 * FLAT), 0)
 
