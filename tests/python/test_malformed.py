@@ -191,6 +191,7 @@ CASES = [
     for dtype in ("float32", "bfloat16")
 ]
 
+
 def copies(call):
     return {k: v.copy() if isinstance(v, np.ndarray) and v.size < 1000 else v for k, v in call.items()}
 
