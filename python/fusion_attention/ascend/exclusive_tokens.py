@@ -10,7 +10,9 @@ written key by row. `alibi_mask` is added after the scale.
 
 from __future__ import annotations
 
+import sys
 import warnings
+from pathlib import Path
 from typing import Any
 
 from torch import Tensor
@@ -20,6 +22,7 @@ from fusion_attention.ascend.spelling import hiding, spelled
 from fusion_attention.torch import npu_fusion_attention_v2
 
 FARTHEST = 2147483647
+_PACKAGE = str(Path(__file__).resolve().parents[1])
 _ROW_AXIS = {"BSH": 1, "SBH": 0, "BSND": 1, "BNSD": 2}
 _told = False
 
@@ -126,5 +129,13 @@ def _tell_once() -> None:
         warnings.warn(
             "atten_mask: read with rows and columns exchanged: "
             "only so does it agree with pre_tokens and next_tokens",
-            stacklevel=5,  # the caller of the public function
+            stacklevel=_level_of_caller(),
         )
+
+
+def _level_of_caller() -> int:
+    """warnings' stacklevel, as seen by _tell_once, of the first frame outside the package."""
+    frame, level = sys._getframe(1), 1
+    while frame.f_back is not None and frame.f_code.co_filename.startswith(_PACKAGE):
+        frame, level = frame.f_back, level + 1
+    return level

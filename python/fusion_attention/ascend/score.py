@@ -49,27 +49,24 @@ def plain(value: Any) -> Any:
     return value
 
 
-def _delegate(name: str) -> None:
-    """Python looks operators up in the type, where __getattr__ does not reach."""
-    apply = getattr(operator, name, None)
-    if apply is None:  # the reflected ones, __radd__ and its like
-        straight = getattr(operator, f"__{name[3:]}")
-
-        def reflected(self: Score, other: Any) -> Any:
-            return straight(other, self[0])
-
-        setattr(Score, name, reflected)
-        return
-
+def _straight(name: str) -> Any:
     def method(self: Score, *others: Any) -> Any:
-        return apply(self[0], *map(plain, others))
+        return getattr(operator, name)(self[0], *map(plain, others))
 
-    setattr(Score, name, method)
+    return method
 
 
+def _reflected(name: str) -> Any:
+    def method(self: Score, other: Any) -> Any:
+        return getattr(operator, name)(other, self[0])
+
+    return method
+
+
+# Python looks operators up in the type, where __getattr__ does not reach.
 for _name in ("add", "sub", "mul", "truediv", "floordiv", "mod", "pow", "matmul"):
-    for _prefix in ("__", "__r", "__i"):
-        if _prefix != "__i" or _name in ("add", "mul"):  # a list changes itself in place under these two
-            _delegate(f"{_prefix}{_name}__")
-for _name in ("__neg__", "__abs__", "__lt__", "__le__", "__gt__", "__ge__"):
-    _delegate(_name)
+    setattr(Score, f"__{_name}__", _straight(_name))
+    setattr(Score, f"__r{_name}__", _reflected(_name))
+    setattr(Score, f"__i{_name}__", _straight(_name))  # a new tensor; a list would grow
+for _name in ("neg", "abs", "lt", "le", "gt", "ge"):
+    setattr(Score, f"__{_name}__", _straight(_name))
