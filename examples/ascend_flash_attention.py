@@ -1,7 +1,7 @@
 # ruff: noqa
 """The example of the interface document "flash_attention" (ascendspeed.te.ops), at its own size, in its own words.
 
-The document breaks itself in these places; the lines marked "settled" settle them:
+Lines break where the document breaks them. It breaks itself in these places; the lines marked "settled" settle them:
   * its comments begin with //, which is no Python: # here;
   * `result.backward()` is called on a result of many elements, which torch refuses: attention_score_grad, otherwise
     unused, is the gradient it was made for.
@@ -10,7 +10,7 @@ that is meant; the library says so once.
 
     python -m fusion_attention run examples/ascend_flash_attention.py
 """
-# fmt: off: the lines break where the document breaks them
+# fmt: off
 
 import os
 import torch

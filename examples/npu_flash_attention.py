@@ -1,7 +1,7 @@
 # ruff: noqa
 """The usage that the document of ascendspeed.ops shows, call by call, in its own words.
 
-The document shows calls and no values; the lines marked "settled" give what it leaves out:
+Lines break where the document breaks them. It shows calls and no values; the lines marked "settled" give what it leaves out:
   * the values of every argument, and where `dy`, the statistics and attention_in of "single backward" come from;
   * FlashAttention and the module are used without their names being imported: `import ascendspeed.ops` alone binds
     neither;
@@ -11,7 +11,7 @@ The document shows calls and no values; the lines marked "settled" give what it 
 
     python -m fusion_attention run examples/npu_flash_attention.py
 """
-# fmt: off: the lines break where the document breaks them
+# fmt: off
 
 import torch
 import torch_npu
