@@ -1,13 +1,12 @@
 # ruff: noqa
 """The usage that the document of ascendspeed.ops shows, call by call, in its own words.
 
-Lines break where the document breaks them. It shows calls and no values; the lines marked "settled" give what it leaves out:
-  * the values of every argument, and where `dy`, the statistics and attention_in of "single backward" come from;
-  * FlashAttention and the module are used without their names being imported: `import ascendspeed.ops` alone binds
-    neither;
-  * `self` is passed to the module, so the calls stand in a method of a module;
-  * "single forward" and "single backward" have the same arguments as "binding forward", whose query requires a
-    gradient later.
+Lines break where the document breaks them. It shows calls and no values; the lines marked "settled" give what it
+leaves out:
+  * the values of every argument, and where dy, the statistics and attention_in of "single backward" come from;
+  * FlashAttention is used by a name that `import ascendspeed.ops` alone does not bind;
+  * `self` is passed on, so the calls stand in methods.
+"binding backward" comes last, since it makes query require a gradient.
 
     python -m fusion_attention run examples/npu_flash_attention.py
 """

@@ -80,13 +80,14 @@ CAUSAL = torch.ones(S, S, dtype=torch.bool).triu(1)
 @pytest.mark.parametrize("alibi", [None, (B, N, S), (B, N, 1, S), (1, N, S, S), (B, 1, S, S)], ids=str)
 def test_the_13_arguments(layout, alibi):
     operands, dy = tensors()
-    bias = None if alibi is None else torch.randn(alibi)
+    bias = None if alibi is None else torch.randn(alibi, requires_grad=True)
     packed = [pack(x, layout) for x in operands]
     out = attend(*packed, CAUSAL.half(), bias, 0.3, 0.5, N, layout, 1.0, 65536, 1, 0)
     wide = 0.0 if bias is None else bias.double().unsqueeze(2) if bias.dim() == 3 else bias.double()
     expected = pack(reference(*operands, ~CAUSAL, 0.15, wide), layout)
     same(out, expected)
-    same_gradients(out, expected, operands, pack(dy, layout))
+    wanted = operands if bias is None else [*operands, bias]
+    same_gradients(out, expected, wanted, pack(dy, layout))
 
 
 def test_defaults_are_full_attention_in_bnsd():
