@@ -59,6 +59,36 @@ class FusionAttention:
     @property
     def statistics_shape(self) -> tuple[int, ...]: ...
 
+class FlashAttentionCell:
+    def __init__(
+        self,
+        backward: bool,
+        words: tuple[int, float, int, int, str, int, int, bool, bool],
+        query: _Array | None,
+        key: _Array | None,
+        value: _Array | None,
+        attention_mask: _Array | None,
+        alibi_mask: _Array | None,
+        seed: int,
+        whole: tuple[int, int, int],
+    ) -> None: ...
+    @staticmethod
+    def check(words: tuple[int, float, int, int, str, int, int, bool, bool]) -> None: ...
+    def forward(self, out: int, softmax_max: int, softmax_sum: int, /) -> None: ...
+    def backward(
+        self,
+        dy: _Array | None,
+        out: _Array | None,
+        softmax_max: int,
+        softmax_sum: int,
+        dq: int,
+        dk: int,
+        dv: int,
+        /,
+    ) -> None: ...
+    def notes(self) -> list[str]: ...
+    def text(self) -> str: ...
+
 def cpu_name() -> str: ...
 def instruction_sets() -> list[tuple[str, str]]: ...
 def kernels_built() -> list[tuple[str, str]]: ...
