@@ -45,15 +45,16 @@ void check(const Words& words) {
   without_gil([&] { FlashAttentionCell::check(options_of(words)); });
 }
 
-// `whole`: first batch entry, first head, and the number of heads of what this call is a slice of.
-std::unique_ptr<FlashAttentionCell> construct(bool backward, const Words& words, nb::handle query,
-                                              nb::handle key, nb::handle value, nb::handle attention_mask,
-                                              nb::handle alibi_mask, std::uint64_t seed,
+// given: query, key, value, attention_mask, alibi_mask. `whole`: first batch entry, first head, and the
+// number of heads of what this call is a slice of.
+std::unique_ptr<FlashAttentionCell> construct(bool backward, const Words& words, const nb::tuple& given,
+                                              std::uint64_t seed,
                                               std::tuple<std::int64_t, std::int64_t, std::int64_t> whole) {
-  const Array operands[] = {array_of(query), array_of(key), array_of(value)};
+  if (given.size() != 5) throw nb::type_error("given: got no 5-tuple");
+  const Array operands[] = {array_of(given[0]), array_of(given[1]), array_of(given[2])};
   FlashAttentionCellOptions options = options_of(words);
-  options.attention_mask = array_of(attention_mask);
-  options.alibi_mask = array_of(alibi_mask);
+  options.attention_mask = array_of(given[3]);
+  options.alibi_mask = array_of(given[4]);
   options.seed = seed;
   std::tie(options.first_batch, options.first_head, options.all_heads) = whole;
   std::unique_ptr<FlashAttentionCell> call;
@@ -87,9 +88,7 @@ void backward(FlashAttentionCell& call, nb::handle dy, nb::handle out, std::uint
 void bind_flash_attention_cell(nb::module_& m) {
   using nb::arg;
   nb::class_<FlashAttentionCell>(m, "FlashAttentionCell")
-      .def(nb::new_(&construct), arg("backward"), arg("words"), arg("query").none(), arg("key").none(),
-           arg("value").none(), arg("attention_mask").none(), arg("alibi_mask").none(), arg("seed"),
-           arg("whole"))
+      .def(nb::new_(&construct), arg("backward"), arg("words"), arg("given"), arg("seed"), arg("whole"))
       .def_static("check", &check, arg("words"))
       .def("forward", &forward)
       .def("backward", &backward)

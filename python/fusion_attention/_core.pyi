@@ -64,11 +64,7 @@ class FlashAttentionCell:
         self,
         backward: bool,
         words: tuple[int, float, int, int, str, int, int, bool, bool],
-        query: _Array | None,
-        key: _Array | None,
-        value: _Array | None,
-        attention_mask: _Array | None,
-        alibi_mask: _Array | None,
+        given: tuple[_Array | None, ...],
         seed: int,
         whole: tuple[int, int, int],
     ) -> None: ...

@@ -101,7 +101,7 @@ class Cell:
 
 
 def philox_kept(seed: int, shape: tuple[int, ...], keep_prob: float, first: int = 0) -> np.ndarray:
-    """Dropout's bits for the indices first, first + 1, … in that shape: Philox4x32-10, key seed, counter e / 4."""
+    """Dropout's bits for the indices first, first + 1, …: Philox4x32-10, key seed, counter e / 4."""
     index = np.arange(first, first + int(np.prod(shape)), dtype=np.uint64)
     group = index // np.uint64(4)
     low = np.uint64(0xFFFFFFFF)

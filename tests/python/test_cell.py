@@ -48,19 +48,19 @@ def words_of(**words):
 def check(words, arrays, mask=None, alibi=None, dtype="float16", seed=0, label=""):
     """Forward and gradient of one call; the worst ratio of error to bound, which must not pass 1."""
     q, k, v, dy = arrays
-    statement = Cell(words, *(x.astype(np.float64) for x in (q, k, v)),
-                     *(None if x is None else x.astype(np.float64) for x in (mask, alibi)), dtype)  # fmt: skip
+    wide = (None if x is None else x.astype(np.float64) for x in (q, k, v, mask, alibi))
+    statement = Cell(words, *wide, dtype)
     if words.get("dropout_rate"):
         shape = (*q.shape[:3], k.shape[2])
         statement.kept = philox_kept(seed, shape, 1 - words["dropout_rate"])
-    given = words_of(head_dim=q.shape[3], **words), q, k, v, mask, alibi, seed
+    given = words_of(head_dim=q.shape[3], **words), (q, k, v, mask, alibi), seed
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)
-        out, top, total = front.forward(*given)
-    gradients = front.backward(*given, dy, out, top, total)
+        results = front.forward(*given)
+    gradients = front.backward(*given, dy, results)
     answers = [statement.forward(), *statement.backward(dy.astype(np.float64))]
     worst = 0.0
-    for name, got, answer in zip(("out", "dq", "dk", "dv"), (out, *gradients), answers):
+    for name, got, answer in zip(("out", "dq", "dk", "dv"), (results[0], *gradients), answers):
         assert got.dtype == q.dtype and got.shape == answer.value.shape
         ratio = np.abs(got.astype(np.float64) - answer.value) / answer.bound
         assert np.isfinite(ratio).all() and ratio.max() <= 1, f"{name} {ratio.max()} {label} {words}"
@@ -135,7 +135,7 @@ def test_a_fully_masked_row_is_an_ordinary_softmax():
     arrays = operands(np.random.default_rng(SEED), "float32", 1, 1, 128, 128, 16)
     q, k, v, _ = arrays
     mask = np.ones((1, 128, 128), np.float32)
-    plain, masked = (front.forward(words_of(head_dim=16), q, k, v, m)[0] for m in (None, mask))
+    plain, masked = (front.forward(words_of(head_dim=16), (q, k, v, m, None))[0] for m in (None, mask))
     assert np.abs(plain).max() > 0.1
     np.testing.assert_allclose(masked, plain, atol=5e-3)  # −10000 leaves fp32 scores steps of 0.001
 
@@ -144,14 +144,18 @@ def test_without_batch_axis():
     rng = np.random.default_rng(SEED)
     q, k, v, _ = operands(rng, "float32", 2, 1, 40, 40, 8)
     mask = rng.integers(0, 2, (40, 40)).astype(np.float32)
-    with_batch = front.forward(words_of(head_dim=8), q, k, v, np.stack([mask, mask]))[0]
+
+    def forward(words, mask):
+        return front.forward(words, (q, k, v, mask, None))[0]
+
+    with_batch = forward(words_of(head_dim=8), np.stack([mask, mask]))
     without = words_of(head_dim=8, have_attention_mask_batch=False)
     for given in (mask, mask[None]):
-        np.testing.assert_array_equal(front.forward(without, q, k, v, given)[0], with_batch)
+        np.testing.assert_array_equal(forward(without, given), with_batch)
     with pytest.raises(ValueError, match="have_attention_mask_batch is False"):
-        front.forward(without, q, k, v, np.stack([mask, mask]))
+        forward(without, np.stack([mask, mask]))
     with pytest.raises(ValueError, match="rank 3"):
-        front.forward(words_of(head_dim=8), q, k, v, mask)
+        forward(words_of(head_dim=8), mask)
 
 
 @pytest.mark.parametrize("dropout_rate", [0.0, 0.2])
@@ -160,16 +164,16 @@ def test_shards_are_the_slices(dropout_rate):
     q, k, v, dy = operands(np.random.default_rng(SEED), "float16", 4, 6, 200, 200, 32)
     settings = {"prev_block_num": 1, "next_block_num": 0, "dropout_rate": dropout_rate}
     words = words_of(head_dim=32, dp=2, mp=3, **settings)
-    rest = small_mask(), None, 77
-    whole = front.forward(words, q, k, v, *rest)
-    gradients = front.backward(words, q, k, v, *rest, dy, *whole)
+    masks, seed = (small_mask(), None), 77
+    whole = front.forward(words, (q, k, v, *masks), seed)
+    gradients = front.backward(words, (q, k, v, *masks), seed, dy, whole)
     for b in range(0, 4, 2):
         for n in range(0, 6, 2):
             part = np.s_[b : b + 2, n : n + 2]
             alone = words_of(head_dim=32, **settings)
-            sliced = q[part], k[part], v[part], *rest
-            result = front.forward(alone, *sliced, whole=(b, n, 6))
-            got = (*result, *front.backward(alone, *sliced, dy[part], *result, whole=(b, n, 6)))
+            sliced = q[part], k[part], v[part], *masks
+            result = front.forward(alone, sliced, seed, whole=(b, n, 6))
+            got = (*result, *front.backward(alone, sliced, seed, dy[part], result, whole=(b, n, 6)))
             for one, all_of_it in zip(got, (*whole, *gradients)):
                 np.testing.assert_array_equal(one, all_of_it[part])
 
@@ -206,9 +210,9 @@ def test_torch_is_numpy(dtype):
     arrays = operands(rng, dtype, 2, 2, 200, 200, 32)
     alibi = rng.standard_normal((2, 2, 1, 200)).astype(np.float32)
     words = {"head_dim": 32, "prev_block_num": 0, "next_block_num": 0, "alibi": True}
-    given = words_of(**words), *arrays[:3], small_mask(), alibi, 0
-    out, *statistics = front.forward(*given)
-    expected = (out, *front.backward(*given, arrays[3], out, *statistics))
+    given = words_of(**words), (*arrays[:3], small_mask(), alibi), 0
+    results = front.forward(*given)
+    expected = (results[0], *front.backward(*given, arrays[3], results))
 
     def tensor(x):
         kind = getattr(torch, x.dtype.name)
@@ -326,7 +330,7 @@ def test_empty():
 
 
 LONG = """
-import resource, sys
+import sys
 import numpy as np
 import fusion_attention.cell.numpy as front
 from fusion_attention.cell.words import checked
@@ -335,11 +339,19 @@ rng = np.random.default_rng(1)
 q, k, v, dy = (rng.standard_normal((1, 1, rows, 128), np.float32).astype(np.float16) for _ in range(4))
 mask = np.triu(np.ones((1, 128, 128), np.float16), k=1)
 words = checked(128, 0.0, 7, 0, "sparse", 1, 1, True, False)
-before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-out, top, total = front.forward(words, q, k, v, mask)
-print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024)
-front.backward(words, q, k, v, mask, None, 0, dy, out, top, total)
-print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024)
+
+def peak(reset=False):  # MiB
+    if reset:
+        open("/proc/self/clear_refs", "w").write("5")
+    return next(int(line.split()[1]) for line in open("/proc/self/status") if line.startswith("VmHWM")) / 1024
+
+before = peak(reset=True)
+given = q, k, v, mask, None
+results = front.forward(words, given)
+out = results[0]
+print(peak() - before)
+front.backward(words, given, 0, dy, results)
+print(peak() - before)
 for last in (rows - 1, rows // 2, 128 * 9 + 5):  # a row against its own softmax
     first = max(last // 128 - 7, 0) * 128
     y = k[0, 0, first : last + 1].astype(np.float64) @ q[0, 0, last].astype(np.float64) / np.sqrt(128)

@@ -5,10 +5,10 @@ from __future__ import annotations
 import sys
 from typing import Any
 
-from fusion_attention.cell.words import checked, sharded
+from fusion_attention.cell.words import Words, checked, sharded
 
 
-def attend(words: Any, query: Any, *rest: Any) -> Any:
+def attend(words: Words, query: Any, *rest: Any) -> Any:
     """By the type of query; neither framework is imported for the other's sake."""
     torch = sys.modules.get("torch")
     if torch is not None and isinstance(query, torch.Tensor):
@@ -18,14 +18,14 @@ def attend(words: Any, query: Any, *rest: Any) -> Any:
     from fusion_attention.cell import numpy as arrays
 
     seed = arrays.draw_seed() if words.dropout_rate > 0 else 0
-    return arrays.forward(words, query, *rest, seed)[0]
+    return arrays.forward(words, (query, *rest), seed)[0]
 
 
 class FlashAttention:
     """Attention over blocks of keys: softmax(query·keyᵀ / √head_dim + alibi − 10000·mask)·value.
 
-    Rows and keys are counted in tiles of T = 128, or 64 for "wukong". The rows of tile t see the keys of tiles
-    t − prev_block_num … t + next_block_num.
+    Rows and keys are counted in tiles of T = 128, or 64 for "wukong". The rows of tile t see the keys of
+    tiles t − prev_block_num … t + next_block_num.
 
     Args:
         head_dim: D of query, key and value.
@@ -36,14 +36,16 @@ class FlashAttention:
         tiling_stgy_name: "sparse", "xunfei" (the same) or "wukong".
         dp: shards of the batch: B is a multiple. All shards are computed by this process.
         mp: shards of the heads: N is a multiple.
-        have_attention_mask_batch: whether the first axis of attention_mask is the batch. Else it is 1 or missing.
+        have_attention_mask_batch: whether the first axis of attention_mask is the batch; else it is 1 or
+            missing.
         alibi: whether alibi_mask is given.
 
     The call takes:
-        query, key, value: [B, N, S, D], float16, bfloat16 or float32, all alike; key and value may be of another
-            length than query.
-        attention_mask: (1 or B, Sq, Skv) for every row and key, or (1, T, T) for the tiles of the diagonal alone;
-            1 masks, any other number is −10000 times as much. float, bool, uint8 or int8. None: no mask.
+        query, key, value: [B, N, S, D], float16, bfloat16 or float32, all alike; key and value may be of
+            another length than query.
+        attention_mask: (1 or B, Sq, Skv) for every row and key, or (1, T, T) for the tiles of the diagonal
+            alone; 1 masks, any other number adds −10000 times as much. float, bool, uint8 or int8. None: no
+            mask.
         alibi_mask: (1 or B, N, 1, Skv), any float: added to the scaled scores.
 
     Returns:
@@ -54,7 +56,7 @@ class FlashAttention:
         ValueError: a value or a shape outside the above.
 
     Warns:
-        UserWarning: a (1, T, T) mask with next_block_num > 0: it does not act on the tiles after the diagonal.
+        UserWarning: a (1, T, T) mask with next_block_num > 0: the tiles after the diagonal stay open.
 
     Source: acctransformer, train/flash_attention/README.md.
     """

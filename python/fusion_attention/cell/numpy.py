@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -14,6 +15,8 @@ from fusion_attention.cell.words import Words
 from fusion_attention.numpy import _plain
 
 Array = np.ndarray[Any, Any]
+Operands = tuple[Any, Any, Any, Any, Any]  # NAMES; the masks may be None
+NAMES = ("query", "key", "value", "attention_mask", "alibi_mask")
 WHOLE = (0, 0, 0)
 
 
@@ -27,16 +30,13 @@ def _array(name: str, array: Any) -> tuple[int, int, tuple[int, ...], tuple[int,
     return array.ctypes.data, element, array.shape, strides
 
 
-_NAMES = ("query", "key", "value", "attention_mask", "alibi_mask")
-
-
 def _call(
-    backward: bool, words: Words, arrays: tuple[Any, ...], seed: int, whole: tuple[int, int, int]
+    backward: bool, words: Words, given: Operands, seed: int, whole: tuple[int, int, int]
 ) -> tuple[_core.FlashAttentionCell, tuple[Any, ...]]:
     """The call, read and checked in C++, and the arrays that must outlive it."""
-    plain = tuple(map(_plain, arrays))
-    given = (_array(name, array) for name, array in zip(_NAMES, plain))
-    return _core.FlashAttentionCell(backward, words, *given, seed, whole), plain
+    plain = tuple(map(_plain, given))
+    arrays = tuple(_array(name, array) for name, array in zip(NAMES, plain))
+    return _core.FlashAttentionCell(backward, words, arrays, seed, whole), plain
 
 
 def draw_seed() -> int:
@@ -45,21 +45,13 @@ def draw_seed() -> int:
 
 
 def forward(
-    words: Words,
-    query: Array,
-    key: Array,
-    value: Array,
-    attention_mask: Array | None = None,
-    alibi_mask: Array | None = None,
-    seed: int = 0,
-    whole: tuple[int, int, int] = WHOLE,
+    words: Words, given: Operands, seed: int = 0, whole: tuple[int, int, int] = WHOLE
 ) -> tuple[Array, Array, Array]:
     """The output and the softmax statistics (maximum and sum, float32 [B, N, Sq]).
 
     Args:
         words: the constructor's arguments.
-        query, key, value: [B, N, Sq or Skv, D], all of one dtype.
-        attention_mask, alibi_mask: as the cell takes them.
+        given: query, key, value, attention_mask, alibi_mask, as the cell takes them.
         seed: of dropout.
         whole: for a slice of the batch and of the heads that shall have the dropout of the whole: its first
             batch entry, its first head, and the number of heads of the whole.
@@ -68,10 +60,10 @@ def forward(
         TypeError: a wrong type or dtype.
         ValueError: a wrong shape.
     """
-    call, plain = _call(False, words, (query, key, value, attention_mask, alibi_mask), seed, whole)
+    call, plain = _call(False, words, given, seed, whole)
     for note in call.notes():
         warnings.warn(note, stacklevel=4)
-    out = np.empty(plain[0].shape, query.dtype)
+    out = np.empty(plain[0].shape, plain[0].dtype)
     top, total = (np.empty(plain[0].shape[:3], np.float32) for _ in range(2))
     call.forward(out.ctypes.data, top.ctypes.data, total.ctypes.data)
     return out, top, total
@@ -79,26 +71,20 @@ def forward(
 
 def backward(
     words: Words,
-    query: Array,
-    key: Array,
-    value: Array,
-    attention_mask: Array | None,
-    alibi_mask: Array | None,
+    given: Operands,
     seed: int,
     dy: Array,
-    out: Array,
-    softmax_max: Array,
-    softmax_sum: Array,
+    results: Sequence[Array],
     whole: tuple[int, int, int] = WHOLE,
 ) -> tuple[Array, Array, Array]:
-    """The gradients of query, key and value for dy, from what `forward` was given and returned."""
-    call, plain = _call(True, words, (query, key, value, attention_mask, alibi_mask), seed, whole)
-    statistics = tuple(np.ascontiguousarray(x, np.float32) for x in (softmax_max, softmax_sum))
-    dy, out = _plain(dy), _plain(out)
+    """The gradients of query, key and value for dy, from what `forward` was given and its results."""
+    call, plain = _call(True, words, given, seed, whole)
+    dy, out = _plain(dy), _plain(results[0])
+    statistics = tuple(np.ascontiguousarray(x, np.float32) for x in results[1:])
     for name, array in zip(("softmax_max", "softmax_sum"), statistics):
         if array.shape != plain[0].shape[:3]:
             raise ValueError(f"{name}: got {array.shape}, allowed is {plain[0].shape[:3]}")
-    gradients = tuple(np.empty(operand.shape, query.dtype) for operand in plain[:3])
+    gradients = tuple(np.empty(operand.shape, operand.dtype) for operand in plain[:3])
     call.backward(
         _array("dy", dy),
         _array("out", out),

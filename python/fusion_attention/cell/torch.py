@@ -25,8 +25,8 @@ def _array(name: str, tensor: Any) -> Any:
 
 
 def _call(backward: bool, words: Words, tensors: tuple[Any, ...], seed: int) -> _core.FlashAttentionCell:
-    given = (_array(name, tensor) for name, tensor in zip(_NAMES, tensors))
-    return _core.FlashAttentionCell(backward, words, *given, seed, _WHOLE)
+    given = tuple(_array(name, tensor) for name, tensor in zip(_NAMES, tensors))
+    return _core.FlashAttentionCell(backward, words, given, seed, _WHOLE)
 
 
 class _Attention(torch.autograd.Function):
@@ -59,7 +59,7 @@ class _Attention(torch.autograd.Function):
         return (None, None, *gradients, *(None for _ in tensors[_OPERANDS:]))
 
 
-@torch.compiler.disable
+@torch.compiler.disable  # type: ignore[untyped-decorator]
 def attention(words: Words, *tensors: Any) -> Tensor:
     """The cell's call: query, key, value, attention_mask, alibi_mask. Dropout follows torch.manual_seed."""
     seed = int(torch.randint(1 << 62, ()).item()) if words.dropout_rate > 0 else 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from fusion_attention import _check, _core
@@ -22,7 +23,17 @@ class Words(NamedTuple):
 
 
 _INT, _BOOL = _check.as_int, _check.as_bool
-_CHECKS = (_INT, _check.as_float, _INT, _INT, _check.as_str, _INT, _INT, _BOOL, _BOOL)
+_CHECKS: tuple[Callable[[str, Any], Any], ...] = (
+    _INT,
+    _check.as_float,
+    _INT,
+    _INT,
+    _check.as_str,
+    _INT,
+    _INT,
+    _BOOL,
+    _BOOL,
+)
 
 
 def checked(*given: Any) -> Words:
