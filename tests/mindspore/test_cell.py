@@ -203,8 +203,8 @@ def test_numpy_arrays(mode):
 def test_the_documents_import_paths():
     fusion_attention.enable("flash_attention")
     try:
-        from acctransformer.flash_attention.nn.layer.flash_attention import FlashAttention as third
         from accspeed.nn.layer.flash_attention import FlashAttention as second
+        from acctransformer.flash_attention.nn.layer.flash_attention import FlashAttention as third
         from flash_attention.nn.layer.flash_attention import FlashAttention as first
     finally:
         fusion_attention.disable()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 
-import mindspore as ms
 import numpy as np
 import pytest
 from fusion_attention.cell import FlashAttention
