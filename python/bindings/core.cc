@@ -1,10 +1,12 @@
 // fusion_attention._core: pointers, shapes, strides and words in; nothing of a framework. An array arrives as
 // the tuple (address, element, shape, strides in elements), or None.
 #include <nanobind/nanobind.h>
+#include <nanobind/stl/array.h>
 #include <nanobind/stl/optional.h>
 #include <nanobind/stl/string.h>
 #include <nanobind/stl/vector.h>
 
+#include <array>
 #include <cstdint>
 #include <optional>
 #include <string>
@@ -38,7 +40,7 @@ void construct(FusionAttention* self, bool backward, bool tockens, nb::handle qu
                std::string softmax_layout, double keep_prob, std::int64_t inner_precise, Lengths prefix,
                std::int64_t pse_type, nb::handle pse, nb::handle padding_mask, nb::handle query_rope,
                nb::handle key_rope, nb::handle sink, nb::handle dropout_mask, Lengths q_start_idx,
-               Lengths kv_start_idx) {
+               Lengths kv_start_idx, std::int64_t seed, std::int64_t offset) {
   FusionAttentionOptions options;
   options.head_num = head_num;
   options.input_layout = std::move(input_layout);
@@ -62,6 +64,8 @@ void construct(FusionAttention* self, bool backward, bool tockens, nb::handle qu
   options.q_start_idx = std::move(q_start_idx);
   options.kv_start_idx = std::move(kv_start_idx);
   options.inner_precise = inner_precise;
+  options.seed = seed;
+  options.offset = offset;
   options.tockens = tockens;
   new (self) FusionAttention(backward ? Pass::backward : Pass::forward, array_of(query), array_of(key),
                              array_of(value), options);
@@ -74,11 +78,22 @@ void forward(FusionAttention& call, std::uintptr_t attention_out, std::uintptr_t
                static_cast<float*>(pointer(softmax_sum)));
 }
 
+// `gradients`: the addresses of dq, dk, dv, dpse, dq_rope, dk_rope and dsink; 0 for one that is not asked
+// for.
 void backward(FusionAttention& call, nb::handle dy, nb::handle softmax_max, nb::handle softmax_sum,
-              nb::handle attention_in, std::uintptr_t dq, std::uintptr_t dk, std::uintptr_t dv) {
+              nb::handle attention_in, const std::array<std::uintptr_t, 7>& gradients) {
   const Array arrays[] = {array_of(dy), array_of(softmax_max), array_of(softmax_sum), array_of(attention_in)};
+  const auto at = [&gradients](std::size_t i) { return pointer(gradients[i]); };
+  const Gradients written{at(0), at(1), at(2), at(3), at(4), at(5), static_cast<float*>(at(6))};
   nb::gil_scoped_release release;
-  call.backward(arrays[0], arrays[1], arrays[2], arrays[3], pointer(dq), pointer(dk), pointer(dv));
+  call.backward(arrays[0], arrays[1], arrays[2], arrays[3], written);
+}
+
+void write_dropout_mask(std::uintptr_t address, std::int64_t numbers, double p, std::int64_t seed,
+                        std::int64_t offset) {
+  nb::gil_scoped_release release;
+  dropout_mask(numbers, 1 - p, static_cast<std::uint64_t>(seed), static_cast<std::uint64_t>(offset),
+               static_cast<std::uint8_t*>(pointer(address)));
 }
 
 std::vector<std::string> notes(const FusionAttention& call) {
@@ -163,10 +178,10 @@ NB_MODULE(_core, m) {
            arg("actual_seq_kvlen").none(), arg("softmax_layout"), arg("keep_prob"), arg("inner_precise"),
            arg("prefix").none(), arg("pse_type"), arg("pse").none(), arg("padding_mask").none(),
            arg("query_rope").none(), arg("key_rope").none(), arg("sink").none(), arg("dropout_mask").none(),
-           arg("q_start_idx").none(), arg("kv_start_idx").none())
+           arg("q_start_idx").none(), arg("kv_start_idx").none(), arg("seed"), arg("offset"))
       .def("forward", &forward)
       .def("backward", &backward, arg("dy").none(), arg("softmax_max").none(), arg("softmax_sum").none(),
-           arg("attention_in").none(), arg("dq"), arg("dk"), arg("dv"))
+           arg("attention_in").none(), arg("gradients"))
       .def("notes", &notes)
       .def("sequences", &sequences)
       .def("visible", &visible, arg("sequence"), arg("head"))
@@ -178,6 +193,9 @@ NB_MODULE(_core, m) {
                    [](const FusionAttention& call) { return tuple_of(call.statistics_shape()); });
 
   bind_flash_attention_cell(m);
+  m.def("dropout_mask_bytes", &dropout_mask_bytes, arg("numbers"));
+  m.def("dropout_mask", &write_dropout_mask, arg("address"), arg("numbers"), arg("p"), arg("seed"),
+        arg("offset"));
 
   m.def("cpu_name", &cpu_name);
   m.def("instruction_sets", [] { return parts(instruction_sets()); });

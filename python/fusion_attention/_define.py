@@ -48,7 +48,6 @@ def docstring(function: Function, tensor: str) -> str:
         "",
         "Raises:",
         "    TypeError: an argument of the wrong Python type.",
-        "    NotImplementedError: what the documents allow and this release does not build yet.",
         "    RuntimeError: anything else that is not allowed; the sentence names the argument, what was",
         "        given and what is allowed. Nothing has been computed.",
         "",
@@ -142,12 +141,13 @@ def torch_schemas() -> tuple[str, str]:
     """The arguments and results of the two passes as torch operators.
 
     seed and offset are tensors of one element; tockens says how version 1 spells the tokens in a refusal.
+    gradients: dq, dk, dv, then those of pse (if pse_gradient), query_rope, key_rope and sink that are given.
     """
     operands = ", ".join(map(_schema_argument, ARGUMENTS[:3]))
     rest = ", ".join(map(_schema_argument, ARGUMENTS[3:]))
     rest = f"bool tockens, {rest}, Tensor? seed=None, Tensor? offset=None"
-    saved = "Tensor dy, Tensor? softmax_max, Tensor? softmax_sum, Tensor? attention_in"
+    saved = "Tensor dy, Tensor? softmax_max, Tensor? softmax_sum, Tensor? attention_in, bool pse_gradient"
     return (
         f"({operands}, {rest}) -> (Tensor attention_out, Tensor softmax_max, Tensor softmax_sum)",
-        f"({operands}, {saved}, {rest}) -> (Tensor dq, Tensor dk, Tensor dv)",
+        f"({operands}, {saved}, {rest}) -> Tensor[] gradients",
     )

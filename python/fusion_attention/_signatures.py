@@ -145,7 +145,7 @@ class V1Grad(Protocol[Array]):
         sync: bool = False,
         softmax_layout: str = "",
         sink: Array | None = None,
-    ) -> tuple[Array, Array, Array, None, None]: ...
+    ) -> tuple[Array, Array, Array, Array | None, Array | None]: ...
 
 
 class V2Grad(Protocol[Array]):
@@ -188,7 +188,7 @@ class V2Grad(Protocol[Array]):
         kv_start_idx: Sequence[int] | Array | None = None,
         softmax_layout: str = "",
         sink: Array | None = None,
-    ) -> tuple[Array, Array, Array, None, None, None, None]: ...
+    ) -> tuple[Array, Array, Array, Array | None, Array | None, Array | None, Array | None]: ...
 
 
 class V3Grad(Protocol[Array]):
@@ -225,4 +225,4 @@ class V3Grad(Protocol[Array]):
         sync: bool = False,
         softmax_layout: str = "",
         sink: Array | None = None,
-    ) -> tuple[Array, Array, Array, None, None]: ...
+    ) -> tuple[Array, Array, Array, Array | None, Array | None]: ...

@@ -40,7 +40,7 @@ def _annotated(argument: Argument, name: str) -> str:
 def _results(function: Function) -> str:
     absent = {"dpse", "dq_rope", "dk_rope", "dsink"}
     numbers = {"seed", "offset", "numels"} if function.version < 3 else set()
-    kinds = ("None" if r in absent else "int" if r in numbers else "Array" for r in function.results)
+    kinds = ("Array | None" if r in absent else "int" if r in numbers else "Array" for r in function.results)
     return f"tuple[{', '.join(kinds)}]"
 
 
@@ -87,9 +87,8 @@ def page() -> str:
     parts.append("\n| result | meaning |\n|---|---|\n")
     parts += [_row(f"`{name}`", says) for name, says in RESULTS.items()]
     parts.append(
-        "\nErrors: `TypeError` for an argument of the wrong Python type, `NotImplementedError` for what the\n"
-        "documents allow and this release does not build yet, `RuntimeError` for anything else; one\n"
-        "sentence with the argument, what was given and what is allowed. Nothing has been computed then.\n"
+        "\nErrors: `TypeError` for an argument of the wrong Python type, `RuntimeError` for anything else;\n"
+        "one sentence: the argument, what was given, what is allowed. Nothing has been computed then.\n"
         f"\n## Masks\n\n```\n{MODES}\n```\n"
     )
     return "".join(parts)

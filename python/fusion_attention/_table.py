@@ -15,7 +15,6 @@ INT_MAX: Final = 2147483647
 REQUIRED: Final = ...  # the default of an argument that has none
 
 FLOATING = "float32, float16 or bfloat16"
-LATER = "Not yet: anything but the default is refused"
 
 
 @dataclass(frozen=True)
@@ -47,9 +46,9 @@ ARGUMENTS = (
     Argument(
         "atten_mask",
         "tensor",
-        "non-zero hides that key from that row. [Sq, Skv] or [1 or B, 1 or N, Sq, Skv]; TND: [longest Sq, "
-        "longest Skv]; [2048, 2048] for sparse_mode 2, 3, 4, whose content is not read. None: full attention "
-        "whatever sparse_mode and the tokens say",
+        "non-zero hides that key from that row. sparse_mode 0, 1, 5: [Sq, Skv] or [1 or B, 1 or N, Sq, Skv], "
+        "TND [longest Sq, longest Skv]. 2, 3, 4, 7, 8: [2048, 2048] and 6: [3072, 2048], content not read. "
+        "None: full attention whatever sparse_mode, the tokens and prefix say",
         None,
         "bool, uint8 or int8",
         "training-ops 4.1",
@@ -58,12 +57,27 @@ ARGUMENTS = (
         "sparse_mode",
         "int",
         "0 mask and tokens, 1 mask alone, 2 causal from the top left, 3 causal from the bottom right, 4 band "
-        "from the bottom right; 5 to 8: not yet",
+        "from the bottom right, 5 mask and prefix (not TND), 6 causal from the bottom right and prefix; TND: "
+        "7 as 3 but the last sequence shifted by next_tokens, 8 as 2 but the first sequence from the bottom "
+        "right shifted by next_tokens",
         0,
         source="training-ops 4.2",
     ),
-    Argument("pre_tokens", "symint", "modes 0 and 4: a row sees this many keys before its own", INT_MAX),
-    Argument("next_tokens", "symint", "modes 0 and 4: a row sees this many keys after its own", INT_MAX),
+    Argument(
+        "pre_tokens",
+        "symint",
+        "modes 0 and 4: a row sees this many keys before its own; 7 and 8: no less than the keys of the "
+        "shifted sequence",
+        INT_MAX,
+        source="training-ops 4.2",
+    ),
+    Argument(
+        "next_tokens",
+        "symint",
+        "modes 0 and 4: a row sees this many keys after its own; 7 (0 or less) and 8: the shift",
+        INT_MAX,
+        source="training-ops 4.2",
+    ),
     Argument(
         "actual_seq_qlen",
         "ints",
@@ -80,19 +94,75 @@ ARGUMENTS = (
         source="training-ops 1.10",
     ),
     Argument(
-        "keep_prob", "float", f"1 − the dropout probability, in (0, 1]. {LATER}", 1.0, source="training-ops 6"
+        "keep_prob",
+        "float",
+        "1 − the dropout probability, in (0, 1]; what is kept is divided by it",
+        1.0,
+        source="training-ops 6",
     ),
     Argument("inner_precise", "int", "0 to 3, without effect: every value meets both descriptions", 0),
-    Argument("prefix", "ints", "modes 5 and 6: keys that every row sees, per batch entry. Not yet", None),
-    Argument("pse_type", "int", f"how pse enters the score. {LATER}", 1, source="training-ops 3.1"),
-    Argument("pse", "tensor", f"a bias on the score. {LATER}", None, source="training-ops 3.2"),
+    Argument(
+        "prefix",
+        "ints",
+        "modes 5 and 6: keys that every row sees, one number per batch entry or sequence, each within "
+        "max(Skv − Sq, 0) to Skv",
+        None,
+        source="training-ops 4.2",
+    ),
+    Argument(
+        "pse_type",
+        "int",
+        "0: scale·Q·Kᵀ + pse; 1: scale·(Q·Kᵀ + pse); 2: scale·Q·Kᵀ − slope·|j − i|; 3: with the square root "
+        "of |j − i|",
+        1,
+        source="training-ops 3.1",
+    ),
+    Argument(
+        "pse",
+        "tensor",
+        "a bias on the scores. Types 0 and 1: [1 or B, 1 or N, 1 or Sq, Skv]; [1 or B, 1 or N, 1024, S], the "
+        "last 1024 rows of one that depends on j − i alone, under a causal mask; TND: [N·Σ sq·skv], "
+        "[N·Σ skv] or the last 1024 rows. Types 2 and 3: slopes [N] or [B, N]",
+        None,
+        "query's; slopes float32",
+        "training-ops 3.2",
+    ),
     Argument("padding_mask", "tensor", "must be None, as in the documents", None),
-    Argument("query_rope", "tensor", LATER, None, source="training-ops 1.3"),
-    Argument("key_rope", "tensor", LATER, None, source="training-ops 1.3"),
-    Argument("sink", "tensor", f"one more logit per head. {LATER}", None, source="training-ops 3"),
-    Argument("dropout_mask", "tensor", LATER, None, source="training-ops 6.1"),
-    Argument("q_start_idx", "ints", LATER, None, source="training-ops 3.1"),
-    Argument("kv_start_idx", "ints", LATER, None, source="training-ops 3.1"),
+    Argument(
+        "query_rope",
+        "tensor",
+        "more channels of query, in its layout with a D of their own: Q·Kᵀ becomes Q·Kᵀ + Qr·Krᵀ",
+        None,
+        "query's",
+        "training-ops 1.3",
+    ),
+    Argument("key_rope", "tensor", "the same of key", None, "query's", "training-ops 1.3"),
+    Argument(
+        "sink",
+        "tensor",
+        "[N]: one more logit per head, which joins max and sum and has no value",
+        None,
+        "float32",
+        "training-ops 3",
+    ),
+    Argument(
+        "dropout_mask",
+        "tensor",
+        "a bit per score, 1 keeps, the lowest bit of a byte first, in the order [B, N, Sq, Skv] or, TND, "
+        "[N, sq, skv] of each sequence; used instead of bits from seed and offset",
+        None,
+        "uint8",
+        "training-ops 6.1",
+    ),
+    Argument(
+        "q_start_idx",
+        "ints",
+        "pse_type 2 and 3: one number, the position of the first row. With kv_start_idx or not at all; "
+        "sparse_mode 8: of the first sequence alone",
+        None,
+        source="training-ops 3.1",
+    ),
+    Argument("kv_start_idx", "ints", "the same of the first key", None, source="training-ops 3.1"),
 )
 
 # What the functions take beside the above.
@@ -121,12 +191,13 @@ OTHERS = (
     Argument(
         "seed",
         "int",
-        "of the dropout bits; returned as given when keep_prob is 1",
+        "of the dropout bits. A forward whose seed and offset are both 0 takes the next ones of "
+        "fusion_attention.generator; the gradient takes what the forward returned",
         0,
         source="training-ops 6",
     ),
-    Argument("offset", "int", "of the dropout bits; returned as given when keep_prob is 1", 0),
-    Argument("numels", "int", "without effect when keep_prob is 1", 0),
+    Argument("offset", "int", "of the dropout bits", 0, source="training-ops 6"),
+    Argument("numels", "int", "without effect: the shapes say it", 0),
     Argument("gen_mask_parallel", "bool", "without effect", True),
     Argument("sync", "bool", "without effect", False),
 )
@@ -140,19 +211,20 @@ COMMON = PLACE["sparse_mode"] + 1
 
 RESULTS = {
     "attention_out": "the output, contiguous, in query's layout with value's D",
-    "softmax_max": "float32 [B, N, Sq, 8], TND [T, N, 8]: the largest visible score of each row, eight times",
-    "softmax_sum": "float32, same shape: the sum of exp(score − max) of each row, eight times",
+    "softmax_max": "float32 [B, N, Sq, 8], TND [T, N, 8]: the largest visible score of each row, with sink, "
+    "eight times",
+    "softmax_sum": "float32, same shape: the sum of exp(score − max) of each row before dropout, eight times",
     "softmax_out": "reserved, of shape [0]",
-    "seed": "as given",
-    "offset": "as given",
+    "seed": "of the dropout bits, for the gradient; as given where keep_prob is 1",
+    "offset": "of the dropout bits, for the gradient; as given where keep_prob is 1",
     "numels": "B·N·Sq·Skv; TND: N·Σ sq·skv",
     "dq": "the gradient of query",
     "dk": "the gradient of key, summed over the query heads that share it",
     "dv": "the gradient of value, summed over the query heads that share it",
-    "dpse": "None",
-    "dq_rope": "None",
-    "dk_rope": "None",
-    "dsink": "None",
+    "dpse": "the gradient of pse in its type and shape, summed over what it broadcasts; None for slopes",
+    "dq_rope": "the gradient of query_rope, or None",
+    "dk_rope": "the gradient of key_rope, or None",
+    "dsink": "the gradient of sink, float32 [N], or None",
 }
 
 
@@ -245,5 +317,15 @@ What a row (downwards) sees of the keys (to the right); Sq = 4, Skv = 6, # is se
     ###...        #####.        ..###.                   .###..
     ####..        ######        ...###                   ..###.
 
-Modes 0 and 1 hide what atten_mask hides. Without atten_mask every row sees every key, in every mode.
+Mode 6 is mode 3 with the first `prefix` keys shown to every row:
+
+    prefix 4      prefix 6
+    ####..        ######
+    ####..        ######
+    #####.        ######
+    ######        ######
+
+Mode 7 is mode 3 and mode 8 mode 2 for all sequences but one: in mode 7 the last with rows, in mode 8 the
+first sees j <= i + Skv - Sq + next.
+Modes 0, 1 and 5 hide what atten_mask hides. Without atten_mask every row sees every key, in every mode.
 A row that sees nothing gives output 0, gradients 0 and the statistics (-FLT_MAX, 1)."""

@@ -19,9 +19,24 @@ from fusion_attention import _check, _core, _shapes, _table
 from fusion_attention._define import define, torch_schemas
 from fusion_attention._elements import ELEMENTS, OTHER
 from fusion_attention._explain import examiner
+from fusion_attention._torch_dropout import (
+    _npu_dropout_gen_mask,
+    draw,
+    draw_numbers,
+    npu_dropout_gen_mask,
+    number_of,
+    tensor_of,
+)
 
 if TYPE_CHECKING:
     from fusion_attention import _signatures
+
+__all__ = [
+    "_npu_dropout_gen_mask",
+    "examine",
+    "npu_dropout_gen_mask",
+    *(function.name for function in _table.FUNCTIONS),
+]
 
 # --- The operators ---
 
@@ -118,9 +133,11 @@ def _call(
         _array("query_rope", query_rope),
         _array("key_rope", key_rope),
         _array("sink", sink),
-        _array("dropout_mask", dropout_mask),
+        _array("dropout_mask", None if dropout_mask is None else dropout_mask.contiguous()),
         q_start_idx,
         kv_start_idx,
+        number_of("seed", seed),
+        number_of("offset", offset),
     )
 
 
@@ -135,6 +152,18 @@ def _forward_kernel(query: Tensor, *rest: Any, **options: Any) -> tuple[Tensor, 
     return out, top, total
 
 
+# The words of an operator after query, key and value.
+_WORDS = ("tockens", *(argument.name for argument in _table.ARGUMENTS[3:]), "seed", "offset")
+
+
+def _gradients_like(
+    query: Tensor, key: Tensor, value: Tensor, pse_gradient: bool, words: dict[str, Any]
+) -> Any:
+    """What the seven gradients are shaped like, None for those that nobody asks for."""
+    pse = words.get("pse") if pse_gradient else None
+    return query, key, value, pse, words.get("query_rope"), words.get("key_rope"), words.get("sink")
+
+
 def _backward_kernel(
     query: Tensor,
     key: Tensor,
@@ -143,11 +172,16 @@ def _backward_kernel(
     softmax_max: Tensor | None,
     softmax_sum: Tensor | None,
     attention_in: Tensor | None,
+    pse_gradient: bool,
     *rest: Any,
     **options: Any,
-) -> tuple[Tensor, Tensor, Tensor]:
-    call = _call(True, query, key, value, *rest, **options)
-    gradients = tuple(torch.empty(operand.shape, dtype=query.dtype) for operand in (query, key, value))
+) -> list[Tensor]:
+    words = dict(zip(_WORDS, rest), **options)
+    call = _call(True, query, key, value, **words)
+    gradients = [
+        None if x is None else torch.empty(x.shape, dtype=x.dtype)
+        for x in _gradients_like(query, key, value, pse_gradient, words)
+    ]
     # Named, because the addresses must outlive the call.
     top, total = (None if x is None else x.contiguous() for x in (softmax_max, softmax_sum))
     call.backward(
@@ -155,9 +189,9 @@ def _backward_kernel(
         _array("softmax_max", top),
         _array("softmax_sum", total),
         _array("attention_in", attention_in),
-        *(gradient.data_ptr() for gradient in gradients),
+        [0 if gradient is None else gradient.data_ptr() for gradient in gradients],
     )
-    return gradients[0], gradients[1], gradients[2]
+    return [gradient for gradient in gradients if gradient is not None]
 
 
 def _forward_fake(
@@ -176,12 +210,28 @@ def _forward_fake(
 
 
 def _backward_fake(
-    query: Tensor, key: Tensor, value: Tensor, *_: Any, **__: Any
-) -> tuple[Tensor, Tensor, Tensor]:
-    return query.new_empty(query.shape), query.new_empty(key.shape), query.new_empty(value.shape)
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    dy: Tensor,
+    softmax_max: Tensor | None,
+    softmax_sum: Tensor | None,
+    attention_in: Tensor | None,
+    pse_gradient: bool,
+    *rest: Any,
+    **options: Any,
+) -> list[Tensor]:
+    words = dict(zip(_WORDS, rest), **options)
+    shaped = _gradients_like(query, key, value, pse_gradient, words)
+    return [x.new_empty(x.shape) for x in shaped if x is not None]
 
 
-_OPERANDS = 3  # query, key, value: what has a gradient
+_OPERANDS = 3  # query, key, value
+# Where the words of the forward operator have what else can have a gradient: tockens stands before them.
+_PSE, _SINK = (_table.PLACE[name] + 1 for name in ("pse", "sink"))
+_ROPES = tuple(_table.PLACE[name] + 1 for name in ("query_rope", "key_rope"))
+_MORE = (_PSE, *_ROPES, _SINK)
+_TYPE = _table.PLACE["pse_type"] + 1
 
 
 _Three = tuple[Tensor, Tensor, Tensor]
@@ -192,6 +242,8 @@ class _Attention(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, *words: Any) -> _Three:
+        if ctx.needs_input_grad[_PSE:] and ctx.needs_input_grad[_PSE] and words[_TYPE] in (2, 3):
+            raise RuntimeError("pse: got slopes that require a gradient, allowed are slopes that do not")
         output: _Three = _inference(*words)
         ctx.mark_non_differentiable(output[1], output[2])
         ctx.set_materialize_grads(False)
@@ -209,20 +261,31 @@ class _Attention(torch.autograd.Function):
         words = list(ctx.words)
         for place, tensor in zip(ctx.tensors, saved):
             words[place] = tensor
-        gradients = _backward(*words[:_OPERANDS], dy, top, total, out, *words[_OPERANDS:])
-        wanted = (gradient if needed else None for gradient, needed in zip(gradients, ctx.needs_input_grad))
-        return (*wanted, *nothing[_OPERANDS:])
+        needed = ctx.needs_input_grad
+        places = [place for place in _MORE if place < len(words) and words[place] is not None]
+        if _PSE in places and not needed[_PSE]:
+            places.remove(_PSE)
+        saved = dy, top, total, out, _PSE in places
+        gradients = _backward(*words[:_OPERANDS], *saved, *words[_OPERANDS:])
+        results: list[Tensor | None] = [None] * len(words)
+        for place, gradient in zip((*range(_OPERANDS), *places), gradients):
+            results[place] = gradient if needed[place] else None
+        return tuple(results)
 
 
-def _differentiable(query: Tensor, key: Tensor, value: Tensor) -> bool:
+def _differentiable(*words: Any) -> bool:
     """Whether anybody wants a derivative; forward mode included, which autograd then refuses."""
     if forward_ad._current_level >= 0:
         return True
-    return torch.is_grad_enabled() and (query.requires_grad or key.requires_grad or value.requires_grad)
+    if not torch.is_grad_enabled():
+        return False
+    return any(word.requires_grad for word in words[:_OPERANDS]) or any(
+        words[place] is not None and words[place].requires_grad for place in _MORE if place < len(words)
+    )
 
 
 def _forward_autograd(query: Tensor, key: Tensor, value: Tensor, *rest: Any) -> _Three:
-    if _differentiable(query, key, value):
+    if _differentiable(query, key, value, *rest):
         result: _Three = _Attention.apply(query, key, value, *rest)  # type: ignore[no-untyped-call]
     else:
         result = _inference(query, key, value, *rest)
@@ -280,6 +343,20 @@ def _for_operator(rest: tuple[Any, ...]) -> tuple[Any, ...]:
     return tuple(words)
 
 
+_KEEP, _BITS = (_table.PLACE[name] - _table.COMMON for name in ("keep_prob", "dropout_mask"))
+
+
+def _is_random(rest: tuple[Any, ...]) -> bool:
+    """Whether bits come from a seed. What no probability is, is refused later."""
+    return bool(rest) and 0 < rest[_KEEP] < 1 and rest[_BITS] is None
+
+
+def _seed_tensor(name: str, value: int | Tensor | None) -> Tensor:
+    if value is None:
+        raise RuntimeError(f"{name}: got None, allowed is what the forward returned")
+    return value if isinstance(value, Tensor) else tensor_of(_check.as_int(name, value))
+
+
 def _implementation(function: _table.Function) -> Callable[..., tuple[Any, ...]]:
     version, tockens = function.version, function.tockens
 
@@ -289,11 +366,19 @@ def _implementation(function: _table.Function) -> Callable[..., tuple[Any, ...]]
         value: Tensor,
         common: tuple[Any, ...],
         rest: tuple[Any, ...],
-        seed: int = 0,
-        offset: int = 0,
+        seed: Any = 0,
+        offset: Any = 0,
     ) -> tuple[Any, ...]:
-        words = (query, key, value, tockens, *common, *_for_operator(rest))
-        if not _differentiable(query, key, value):
+        words: tuple[Any, ...] = (query, key, value, tockens, *common, *_for_operator(rest))
+        if _is_random(rest):
+            if version == 3:
+                seed, offset = draw()
+                words = (*words, seed, offset)
+            else:
+                if seed == 0 and offset == 0:
+                    seed, offset = draw_numbers()
+                words = (*words, _seed_tensor("seed", seed), _seed_tensor("offset", offset))
+        if not _differentiable(*words):
             out, top, total = _inference(*words)
         elif torch.compiler.is_compiling():
             out, top, total = _forward(*words)
@@ -301,8 +386,8 @@ def _implementation(function: _table.Function) -> Callable[..., tuple[Any, ...]]
             out, top, total = _Attention.apply(*words)  # type: ignore[no-untyped-call]
         reserved = query.new_empty(0)
         if version == 3:
-            zeros = (torch.zeros(1, dtype=torch.int64) for _ in range(2))
-            return (out, top, total, reserved, *zeros)
+            pair = (x if isinstance(x, Tensor) else tensor_of(0) for x in (seed, offset))
+            return (out, top, total, reserved, *pair)
         ends = (_list(rest[_Q_ENDS]), _list(rest[_KV_ENDS])) if rest else (None, None)
         numels = _shapes.numels(query.shape, key.shape, common[0], common[1], *ends)
         return out, top, total, reserved, seed, offset, numels
@@ -310,8 +395,16 @@ def _implementation(function: _table.Function) -> Callable[..., tuple[Any, ...]]
     return forward
 
 
+_GRADIENTS = ("dq", "dk", "dv", "dpse", "dq_rope", "dk_rope", "dsink")
+
+
+def _more(words: tuple[Any, ...]) -> dict[str, Any]:
+    """The optional words by name."""
+    return dict(zip(_WORDS, words[_OPERANDS:]))
+
+
 def _gradient_implementation(function: _table.Function) -> Callable[..., tuple[Any, ...]]:
-    tockens, absent = function.tockens, (None,) * (len(function.results) - _OPERANDS)
+    tockens, results = function.tockens, function.results
 
     def backward(
         query: Tensor,
@@ -326,10 +419,15 @@ def _gradient_implementation(function: _table.Function) -> Callable[..., tuple[A
         seed: int | Tensor | None,
         offset: int | Tensor | None,
     ) -> tuple[Any, ...]:
-        saved = dy, softmax_max, softmax_sum, attention_in
-        words = (query, key, value, tockens, *common, *_for_operator(rest))
-        gradients = _backward(*words[:_OPERANDS], *saved, *words[_OPERANDS:])
-        return (*gradients, *absent)
+        words: tuple[Any, ...] = (query, key, value, tockens, *common, *_for_operator(rest))
+        if _is_random(rest):
+            pair = (("seed", seed), ("offset", offset))
+            words = (*words, *(_seed_tensor(name, number) for name, number in pair))
+        shaped = _gradients_like(query, key, value, bool(rest) and words[_TYPE] < 2, _more(words))
+        saved = dy, softmax_max, softmax_sum, attention_in, shaped[3] is not None
+        gradients = iter(_backward(*words[:_OPERANDS], *saved, *words[_OPERANDS:]))
+        filled = [None if x is None else next(gradients) for x in shaped]
+        return tuple(filled[_GRADIENTS.index(name)] for name in results)
 
     return backward
 

@@ -38,8 +38,4 @@ void refuse_type(const char* argument, const std::string& given, const std::stri
   throw Error(ErrorKind::type, argument, given, allowed);
 }
 
-void refuse_until_later(const char* argument, const std::string& given, const std::string& allowed) {
-  throw Error(ErrorKind::not_yet, argument, given, allowed + " (the rest of the document is not built yet)");
-}
-
 }  // namespace fusion_attention

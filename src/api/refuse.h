@@ -16,7 +16,5 @@ std::string quoted(const std::string& text);  // "BSH", in quotation marks; long
 
 [[noreturn]] void refuse(const char* argument, const std::string& given, const std::string& allowed);
 [[noreturn]] void refuse_type(const char* argument, const std::string& given, const std::string& allowed);
-[[noreturn]] void refuse_until_later(const char* argument, const std::string& given,
-                                     const std::string& allowed);
 
 }  // namespace fusion_attention

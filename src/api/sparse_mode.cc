@@ -1,14 +1,12 @@
 #include "api/sparse_mode.h"
 
 #include <algorithm>
-#include <cstring>
 
+#include "api/mask.h"
 #include "api/refuse.h"
 
 namespace fusion_attention {
 namespace {
-
-constexpr std::int64_t kCompressed = 2048;  // rows and keys of the mask that modes 2, 3 and 4 ask for
 
 struct Tokens {
   std::int64_t pre, next;
@@ -30,63 +28,6 @@ void check_mode(const FusionAttentionOptions& options, Layout layout) {
            packed ? "0 to 8 except 5 for input_layout TND"
                   : std::string("0 to 6 for input_layout ") + name(layout));
   }
-  if (options.atten_mask && mode > 4) refuse_until_later("sparse_mode", number(mode), "0 to 4");
-}
-
-void check_mask_type(const Array& mask) {
-  if (mask.element != Element::boolean && mask.element != Element::uint8 && mask.element != Element::int8) {
-    refuse("atten_mask", std::string("dtype ") + name(mask.element), "bool, uint8 or int8");
-  }
-}
-
-// The content of a compressed mask is not read: the mode's formula says the same (ruling 3).
-void check_compressed(const Array& mask, std::int64_t mode) {
-  const auto last_two = [&mask](int first) {
-    return mask.shape[static_cast<std::size_t>(first)] == kCompressed &&
-           mask.shape[static_cast<std::size_t>(first) + 1] == kCompressed;
-  };
-  const bool fits = (mask.rank == 2 && last_two(0)) ||
-                    (mask.rank == 4 && mask.shape[0] == 1 && mask.shape[1] == 1 && last_two(2));
-  if (!fits) {
-    refuse("atten_mask", shape_text(mask),
-           "[2048, 2048] or [1, 1, 2048, 2048] for sparse_mode " + number(mode));
-  }
-}
-
-// A mask of the whole problem: [Sq, Skv] or [1 or B, 1 or N, Sq, Skv]; packed sequences share the top left
-// corner of one [longest Sq, longest Skv].
-Overlay overlay_of(const Array& mask, Layout layout, const Problem& problem) {
-  std::int64_t rows = 0, keys = 0;
-  for (const Sequence& sequence : problem.sequences) {
-    rows = std::max(rows, sequence.rows);
-    keys = std::max(keys, sequence.keys);
-  }
-  const bool packed = layout == Layout::tnd;
-  if (!packed) rows = problem.query.rows(), keys = problem.key.rows();
-  const std::int64_t batches = packed ? 1 : problem.query.batches();
-  const std::int64_t heads = packed ? 1 : problem.query.heads();
-  const std::size_t first = mask.rank == 4 ? 2 : 0;
-  const auto one_or = [&mask](std::size_t axis, std::int64_t size) {
-    return mask.shape[axis] == 1 || mask.shape[axis] == size;
-  };
-  const bool fits = (mask.rank == 2 || (mask.rank == 4 && one_or(0, batches) && one_or(1, heads))) &&
-                    mask.shape[first] == rows && mask.shape[first + 1] == keys;
-  if (!fits) {
-    const std::string plane = number(rows) + ", " + number(keys) + "]";
-    refuse("atten_mask", shape_text(mask),
-           "[" + plane +
-               (packed ? " (the longest query and key sequence)"
-                       : " or [1 or " + number(batches) + ", 1 or " + number(heads) + ", " + plane));
-  }
-  Overlay overlay;
-  overlay.data = static_cast<const std::uint8_t*>(mask.data);
-  if (mask.rank == 4) {
-    overlay.stride[0] = mask.shape[0] == 1 ? 0 : mask.stride[0];
-    overlay.stride[1] = mask.shape[1] == 1 ? 0 : mask.stride[1];
-  }
-  overlay.stride[2] = mask.stride[first];
-  overlay.stride[3] = mask.stride[first + 1];
-  return overlay;
 }
 
 // Negative tokens move the band off a corner; the documents allow it while the other end reaches back.
@@ -161,8 +102,12 @@ Band band_of(std::int64_t mode, const Tokens& tokens, const Sequence& sequence) 
     case 0:
       return trimmed(-tokens.pre, tokens.next, sequence);
     case 2:
+    case 8:
       return trimmed(-Band::kFar, 0, sequence);
     case 3:
+    case 5:
+    case 6:
+    case 7:
       return trimmed(-Band::kFar, corner, sequence);
     case 4:
       return trimmed(corner - tokens.pre, corner + tokens.next, sequence);
@@ -171,52 +116,107 @@ Band band_of(std::int64_t mode, const Tokens& tokens, const Sequence& sequence) 
   }
 }
 
+// Modes 7 and 8 cut one sequence of a packed batch short: the last and the first that has rows.
+Sequence* cut_sequence(std::int64_t mode, std::vector<Sequence>& sequences) {
+  const auto has_rows = [](const Sequence& sequence) { return sequence.rows > 0; };
+  if (mode == 8) {
+    const auto first = std::find_if(sequences.begin(), sequences.end(), has_rows);
+    return first == sequences.end() ? nullptr : &*first;
+  }
+  const auto last = std::find_if(sequences.rbegin(), sequences.rend(), has_rows);
+  return last == sequences.rend() ? nullptr : &*last;
+}
+
+void apply_cut(std::int64_t mode, const Tokens& tokens, std::vector<Sequence>& sequences) {
+  Sequence* cut = cut_sequence(mode, sequences);
+  if (!cut) return;
+  const std::string which = mode == 7 ? "the last sequence's " : "the first sequence's ";
+  if (tokens.pre < cut->keys) {
+    refuse(tokens.pre_name, number(tokens.pre),
+           "at least " + which + number(cut->keys) + " keys for sparse_mode " + number(mode));
+  }
+  if (mode == 7 && tokens.next > 0)
+    refuse(tokens.next_name, number(tokens.next), "0 or less for sparse_mode 7");
+  cut->band = trimmed(-Band::kFar, cut->keys - cut->rows + tokens.next, *cut);
+}
+
+std::string prefix_range(const Sequence& sequence) {
+  return number(std::max<std::int64_t>(sequence.keys - sequence.rows, 0)) + " to " + number(sequence.keys);
+}
+
+bool prefix_fits(std::int64_t prefix, const Sequence& sequence) {
+  return prefix >= std::max<std::int64_t>(sequence.keys - sequence.rows, 0) && prefix <= sequence.keys;
+}
+
+// j <= i + Skv - Sq, or j < prefix.
+void apply_prefix(std::int64_t prefix, Sequence& sequence) {
+  if (sequence.rows == 0 || sequence.keys == 0) return;
+  if (sequence.band.hi != Band::kFar) sequence.band.prefix = prefix;
+}
+
+void apply_prefixes(const FusionAttentionOptions& options, std::vector<Sequence>& sequences) {
+  const auto& prefix = options.prefix;
+  const auto count = static_cast<std::int64_t>(sequences.size());
+  if (!prefix) refuse("prefix", "None", "one number for each of " + number(count) + " batch entries");
+  if (static_cast<std::int64_t>(prefix->size()) != count) {
+    refuse("prefix", number(static_cast<std::int64_t>(prefix->size())) + " numbers",
+           "one for each of " + number(count) + " batch entries");
+  }
+  for (std::size_t i = 0; i < sequences.size(); ++i) {
+    Sequence& sequence = sequences[i];
+    if (sequence.rows > 0 && sequence.keys > 0 && !prefix_fits((*prefix)[i], sequence)) {
+      refuse("prefix", number((*prefix)[i]),
+             prefix_range(sequence) + " (Sq = " + number(sequence.rows) + ", Skv = " + number(sequence.keys) +
+                 ")");
+    }
+    apply_prefix((*prefix)[i], sequence);
+  }
+}
+
+// Mode 5: the mask alone says everything; a prefix joins only where it is one that mode 6 would take (ruling
+// 23), and then asks for a mask of every batch entry.
+void apply_mask_and_prefix(const FusionAttentionOptions& options, std::vector<Sequence>& sequences) {
+  if (!has_valid_prefix(options, sequences)) {
+    for (Sequence& sequence : sequences) sequence.band = {};
+    return;
+  }
+  const Array& mask = options.atten_mask;
+  if (sequences.size() > 1 && (mask.rank != 4 || mask.shape[0] == 1)) {
+    refuse("atten_mask", shape_text(mask),
+           "a mask of each of " + number(static_cast<std::int64_t>(sequences.size())) +
+               " batch entries for sparse_mode 5 with a prefix");
+  }
+  for (std::size_t i = 0; i < sequences.size(); ++i) apply_prefix((*options.prefix)[i], sequences[i]);
+}
+
 }  // namespace
+
+bool has_valid_prefix(const FusionAttentionOptions& options, const std::vector<Sequence>& sequences) {
+  if (!options.prefix || options.prefix->size() != sequences.size()) return false;
+  return std::equal(sequences.begin(), sequences.end(), options.prefix->begin(),
+                    [](const Sequence& sequence, std::int64_t prefix) {
+                      return sequence.rows == 0 || prefix_fits(prefix, sequence);
+                    });
+}
 
 void apply_sparse_mode(const FusionAttentionOptions& options, Layout layout, Problem& problem) {
   check_mode(options, layout);
   if (!options.atten_mask) return;  // full attention whatever the mode and the tokens say (ruling 2)
   check_mask_type(options.atten_mask);
-  if (options.sparse_mode >= 2) {
-    check_compressed(options.atten_mask, options.sparse_mode);
-  } else {
+  const std::int64_t mode = options.sparse_mode;
+  if (mode < 2 || mode == 5) {
     problem.overlay = overlay_of(options.atten_mask, layout, problem);
+  } else {
+    check_compressed_mask(options.atten_mask, mode);
   }
   const Tokens tokens = tokens_of(options);
   for (Sequence& sequence : problem.sequences) {
-    check_sequence(options.sparse_mode, layout, tokens, sequence);
-    sequence.band = band_of(options.sparse_mode, tokens, sequence);
+    check_sequence(mode, layout, tokens, sequence);
+    sequence.band = band_of(mode, tokens, sequence);
   }
-}
-
-bool mask_exceeds_band(const Problem& problem) {
-  const Overlay& overlay = problem.overlay;
-  if (!overlay) return false;
-  const std::int64_t heads = overlay.stride[1] == 0 ? 1 : problem.query.heads();
-  const auto keeps = [&overlay](const Sequence& sequence, std::int64_t head, std::int64_t row,
-                                std::int64_t begin, std::int64_t end) {
-    const std::uint8_t* bytes = overlay.data + sequence.batch * overlay.stride[0] + head * overlay.stride[1] +
-                                row * overlay.stride[2];
-    if (begin >= end) return false;
-    if (overlay.stride[3] == 1)
-      return std::memchr(bytes + begin, 0, static_cast<std::size_t>(end - begin)) != nullptr;
-    for (std::int64_t key = begin; key < end; ++key) {
-      if (bytes[key * overlay.stride[3]] == 0) return true;
-    }
-    return false;
-  };
-  for (const Sequence& sequence : problem.sequences) {
-    if (sequence.band.full()) continue;
-    for (std::int64_t head = 0; head < heads; ++head) {
-      for (std::int64_t row = 0; row < sequence.rows; ++row) {
-        const Interval seen = sequence.band.row(row, sequence.keys);
-        const std::int64_t begin = seen.empty() ? 0 : seen.begin, end = seen.empty() ? 0 : seen.end;
-        if (keeps(sequence, head, row, 0, begin) || keeps(sequence, head, row, end, sequence.keys))
-          return true;
-      }
-    }
-  }
-  return false;
+  if (mode == 5) apply_mask_and_prefix(options, problem.sequences);
+  if (mode == 6) apply_prefixes(options, problem.sequences);
+  if (mode >= 7) apply_cut(mode, tokens, problem.sequences);
 }
 
 }  // namespace fusion_attention

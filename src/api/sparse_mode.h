@@ -2,7 +2,7 @@
 // and at most one Overlay. No mode number survives past here.
 #pragma once
 
-#include <string>
+#include <vector>
 
 #include "fusion_attention/families/fusion_attention.h"
 #include "fusion_attention/problem.h"
@@ -13,8 +13,8 @@ namespace fusion_attention {
 // Sets the band of every sequence of `problem` and its overlay. Throws Error.
 void apply_sparse_mode(const FusionAttentionOptions& options, Layout layout, Problem& problem);
 
-// Whether the overlay keeps a pair that the band hides: the mask and the tokens disagree (ruling 1). Reads
-// the mask.
-bool mask_exceeds_band(const Problem& problem);
+// Whether `prefix` has a number within the documented range for every sequence. Mode 6 refuses any other;
+// mode 5 then goes by the mask alone.
+bool has_valid_prefix(const FusionAttentionOptions& options, const std::vector<Sequence>& sequences);
 
 }  // namespace fusion_attention

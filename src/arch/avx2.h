@@ -6,6 +6,7 @@
 #include <cstdint>
 #include <cstring>
 
+#include "arch/philox.h"
 #include "arch/registers.h"
 #include "arch/scalar.h"  // kExp2
 #include "arch/tile.h"
@@ -51,6 +52,7 @@ struct Avx2 {
   FA_INLINE static vec add(vec a, vec b) { return {_mm256_add_ps(a.lo, b.lo), _mm256_add_ps(a.hi, b.hi)}; }
   FA_INLINE static vec sub(vec a, vec b) { return {_mm256_sub_ps(a.lo, b.lo), _mm256_sub_ps(a.hi, b.hi)}; }
   FA_INLINE static vec mul(vec a, vec b) { return {_mm256_mul_ps(a.lo, b.lo), _mm256_mul_ps(a.hi, b.hi)}; }
+  FA_INLINE static vec sqrt(vec a) { return {_mm256_sqrt_ps(a.lo), _mm256_sqrt_ps(a.hi)}; }
   FA_INLINE static vec max(vec a, vec b) { return {_mm256_max_ps(a.lo, b.lo), _mm256_max_ps(a.hi, b.hi)}; }
   FA_INLINE static vec fma(vec a, vec b, vec c) {
     return {_mm256_fmadd_ps(a.lo, b.lo, c.lo), _mm256_fmadd_ps(a.hi, b.hi, c.hi)};
@@ -150,6 +152,37 @@ struct Avx2 {
           sub_tile<Registers, Format, Accumulate, kLow, 2>(o.a + row * kLine, b, c + c_offset(row, half),
                                                            depth, pace, hook);
       }
+  }
+
+  // Four counters to a register, a word in the low half of each 64-bit lane; the high halves are never read.
+  FA_INLINE static void philox(const std::uint64_t (&counter)[kLanes], std::uint64_t high, std::uint64_t seed,
+                               std::uint32_t threshold, mask (&kept)[4]) {
+    kept[0] = kept[1] = kept[2] = kept[3] = 0;
+    const __m256i fraction = _mm256_set1_epi64x(Philox::kFraction),
+                  below = _mm256_set1_epi64x(static_cast<long long>(threshold) - 1);
+    for (int quarter = 0; quarter < 4; ++quarter) {
+      __m256i c[4] = {_mm256_loadu_si256(reinterpret_cast<const __m256i*>(counter + 4 * quarter)),
+                      {},
+                      _mm256_set1_epi64x(static_cast<long long>(high)),
+                      {}};
+      c[1] = _mm256_srli_epi64(c[0], 32), c[3] = _mm256_srli_epi64(c[2], 32);
+      auto key0 = static_cast<std::uint32_t>(seed), key1 = static_cast<std::uint32_t>(seed >> 32);
+      for (int round = 0; round < Philox::kRounds; ++round) {
+        const __m256i product0 = _mm256_mul_epu32(c[0], _mm256_set1_epi64x(Philox::kMultiply0)),
+                      product1 = _mm256_mul_epu32(c[2], _mm256_set1_epi64x(Philox::kMultiply1));
+        c[0] = _mm256_xor_si256(_mm256_xor_si256(_mm256_srli_epi64(product1, 32), c[1]),
+                                _mm256_set1_epi64x(key0));
+        c[1] = product1;
+        c[2] = _mm256_xor_si256(_mm256_xor_si256(_mm256_srli_epi64(product0, 32), c[3]),
+                                _mm256_set1_epi64x(key1));
+        c[3] = product0;
+        key0 += Philox::kWeyl0, key1 += Philox::kWeyl1;
+      }
+      for (int w = 0; w < 4; ++w) {
+        const __m256i above = _mm256_cmpgt_epi64(_mm256_and_si256(c[w], fraction), below);
+        kept[w] = static_cast<mask>(kept[w] | _mm256_movemask_pd(_mm256_castsi256_pd(above)) << 4 * quarter);
+      }
+    }
   }
 
   FA_INLINE static void begin() {}

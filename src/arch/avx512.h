@@ -6,6 +6,7 @@
 #include <cstdint>
 #include <cstring>
 
+#include "arch/philox.h"
 #include "arch/registers.h"
 #include "arch/scalar.h"  // kExp2
 #include "arch/tile.h"
@@ -82,6 +83,7 @@ struct Avx512 {
   FA_INLINE static vec add(vec a, vec b) { return _mm512_add_ps(a, b); }
   FA_INLINE static vec sub(vec a, vec b) { return _mm512_sub_ps(a, b); }
   FA_INLINE static vec mul(vec a, vec b) { return _mm512_mul_ps(a, b); }
+  FA_INLINE static vec sqrt(vec a) { return _mm512_sqrt_ps(a); }
   FA_INLINE static vec max(vec a, vec b) { return _mm512_max_ps(a, b); }
   FA_INLINE static vec fma(vec a, vec b, vec c) { return _mm512_fmadd_ps(a, b, c); }
   FA_INLINE static vec fms(vec a, vec b, vec c) { return _mm512_fmsub_ps(a, b, c); }
@@ -163,6 +165,45 @@ struct Avx512 {
   template <class Format, bool Accumulate, int Columns, class Hook>
   FA_INLINE static void block(const Operands& o, float* c, Hook&& hook) {
     block_in_zmm<Zmm, Format, Accumulate, Columns>(o, c, hook);
+  }
+
+  // Eight counters to a register, a word in the low half of each 64-bit lane; the high halves are never read.
+  FA_INLINE static void philox(const std::uint64_t (&counter)[kLanes], std::uint64_t high, std::uint64_t seed,
+                               std::uint32_t threshold, mask (&kept)[4]) {
+    const __m512i multiply0 = _mm512_set1_epi64(Philox::kMultiply0),
+                  multiply1 = _mm512_set1_epi64(Philox::kMultiply1);
+    __m512i c[4][2];
+#pragma GCC unroll 2
+    for (int h = 0; h < 2; ++h) {
+      c[0][h] = _mm512_loadu_si512(counter + 8 * h);
+      c[1][h] = _mm512_srli_epi64(c[0][h], 32);
+      c[2][h] = _mm512_set1_epi64(static_cast<long long>(high));
+      c[3][h] = _mm512_srli_epi64(c[2][h], 32);
+    }
+    auto key0 = static_cast<std::uint32_t>(seed), key1 = static_cast<std::uint32_t>(seed >> 32);
+#pragma GCC unroll 10
+    for (int round = 0; round < Philox::kRounds; ++round) {
+      const __m512i k0 = _mm512_set1_epi64(key0), k1 = _mm512_set1_epi64(key1);
+#pragma GCC unroll 2
+      for (int h = 0; h < 2; ++h) {
+        const __m512i product0 = _mm512_mul_epu32(c[0][h], multiply0),
+                      product1 = _mm512_mul_epu32(c[2][h], multiply1);
+        constexpr int kXor = 0x96;  // of three
+        c[0][h] = _mm512_ternarylogic_epi64(_mm512_srli_epi64(product1, 32), c[1][h], k0, kXor);
+        c[1][h] = product1;
+        c[2][h] = _mm512_ternarylogic_epi64(_mm512_srli_epi64(product0, 32), c[3][h], k1, kXor);
+        c[3][h] = product0;
+      }
+      key0 += Philox::kWeyl0, key1 += Philox::kWeyl1;
+    }
+    const __m512i fraction = _mm512_set1_epi64(Philox::kFraction), least = _mm512_set1_epi64(threshold);
+#pragma GCC unroll 4
+    for (int w = 0; w < 4; ++w) {
+      const auto half = [&](int h) __attribute__((always_inline)) -> unsigned {
+        return _mm512_cmpge_epu64_mask(_mm512_and_si512(c[w][h], fraction), least);
+      };
+      kept[w] = static_cast<mask>(half(0) | half(1) << 8);
+    }
   }
 
   FA_INLINE static void begin() {}

@@ -6,6 +6,7 @@
 #include <cstdint>
 #include <cstring>
 
+#include "arch/philox.h"
 #include "arch/tile.h"
 #include "base/half.h"
 #include "base/inline.h"
@@ -80,6 +81,9 @@ struct Scalar {
   }
   FA_INLINE static vec fms(vec a, vec b, vec c) {
     return each([&](int i) { return a.lane[i] * b.lane[i] - c.lane[i]; });
+  }
+  FA_INLINE static vec sqrt(vec a) {
+    return each([&](int i) { return __builtin_sqrtf(a.lane[i]); });
   }
 
   template <int Degree>
@@ -171,6 +175,17 @@ struct Scalar {
         store(out, sum);
       }
       hook(row);
+    }
+  }
+
+  FA_INLINE static void philox(const std::uint64_t (&counter)[kLanes], std::uint64_t high, std::uint64_t seed,
+                               std::uint32_t threshold, mask (&kept)[4]) {
+    kept[0] = kept[1] = kept[2] = kept[3] = 0;
+    for (int i = 0; i < kLanes; ++i) {
+      std::uint32_t words[4];
+      Philox::words(counter[i], high, seed, words);
+      for (int w = 0; w < 4; ++w)
+        kept[w] = static_cast<mask>(kept[w] | ((words[w] & Philox::kFraction) >= threshold) << i);
     }
   }
 

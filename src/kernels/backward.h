@@ -1,6 +1,6 @@
 // The gradients of one kv head, from the caller's statistics and output.
 //
-//   S = scale·Q·Kᵀ   P = exp(S − max) / sum   dP = dO·Vᵀ   Δ = Σ dO∘O   dS = P∘(dP − Δ)
+//   S = scale·Q·Kᵀ   P = exp(S − max) / sum   dP = dO·Vᵀ   Δ = Σ dO∘O   dS = P∘(dP − Δ)   dbias = dS
 //   dV = Pᵀ·dO       dK = scale·dSᵀ·Q         dQ = scale·dS·K
 //
 // Everything runs transposed (gradient.h). A task owns rows of all query heads of the kv head: it stores
@@ -14,58 +14,11 @@
 //     store dQ
 #pragma once
 
-#include <new>
-
+#include "kernels/backward_layout.h"
 #include "kernels/gradient.h"
 #include "kernels/rate.h"
 
 namespace fusion_attention::kernels {
-
-// Where everything of a task lies in its scratch.
-template <class Arch, class Format>
-struct BackwardLayout {
-  std::int64_t query_blocks, key_blocks,
-      group_blocks;                       // of a super-block, of the sequence, of a group of keys
-  int columns, value_columns;             // C blocks of D and of Dv
-  std::size_t depth_block, value_block;   // bytes of 32 rows of D (Dv) channels, packed
-  std::size_t query_plane, query_column;  // A and B whose depth is the super-block: plane, operand
-  std::size_t group_plane, group_column;  // likewise for the group of keys
-  std::size_t q_t, do_t, q, d_o, k, k_t, v, p, ds, ds_b, s, dp, carry, log_sum, delta, alive, queries, dq, dk,
-      dv, bytes;
-
-  FA_INLINE BackwardLayout(const Shape& shape, const Blocking& blocking) {
-    query_blocks = ceil_div(blocking.rows, kBlock);
-    group_blocks = ceil_div(blocking.keys, kBlock);
-    key_blocks = ceil_div(shape.keys, kBlock);
-    columns = static_cast<int>(ceil_div(shape.depth, kBlock));
-    value_columns = static_cast<int>(ceil_div(shape.value_depth, kBlock));
-    depth_block = operand_bytes<Format>(shape.depth);
-    value_block = operand_bytes<Format>(shape.value_depth);
-    query_plane = plane_bytes<Format>(query_blocks * kBlock);
-    query_column = Format::kPlanes * query_plane;
-    group_plane = plane_bytes<Format>(group_blocks * kBlock);
-    group_column = Format::kPlanes * group_plane;
-    constexpr std::size_t kC = arch::kBlockFloats * sizeof(float);
-    std::size_t at = 0;
-    const auto take = [&](std::size_t size) __attribute__((always_inline)) {
-      const std::size_t here = at;
-      at += (size + kLine - 1) / kLine * kLine;
-      return here;
-    };
-    q_t = take(query_blocks * depth_block), do_t = take(query_blocks * value_block);
-    q = take(columns * query_column), d_o = take(value_columns * query_column);
-    k = take(group_blocks * depth_block), k_t = take(columns * group_column),
-    v = take(group_blocks * value_block);
-    p = take(query_column), ds = take(query_column), ds_b = take(query_blocks * group_column);
-    s = take(2 * kC), dp = take(kC), carry = take(2 * kLine);
-    log_sum = take(blocking.rows * sizeof(float)), delta = take(blocking.rows * sizeof(float));
-    alive = take(query_blocks * sizeof(std::uint32_t));
-    queries = take(group_blocks * kBlock * sizeof(Interval));
-    dq = take(columns * query_blocks * kC);
-    dk = take(key_blocks * columns * kC), dv = take(key_blocks * value_columns * kC);
-    bytes = at;
-  }
-};
 
 template <class Arch, class Format, class T>
 class BackwardRun {
@@ -85,8 +38,8 @@ class BackwardRun {
         super_block(t_.kv_head * shape_.group + g, row, lesser(row + a_.blocking.rows, t_.row_end));
     for (std::int64_t key = 0; key < shape_.keys; ++key) {
       store_row(at_.dk, at_.columns, key, shape_.depth, shape_.scale, a_.key_gradient, 0);
-      store_row(at_.dv, at_.value_columns, key, shape_.value_depth, 1.0f, a_.value_gradient,
-                shape_.keys * shape_.depth);
+      store_row(at_.dv, at_.value_columns, key, shape_.value_depth, shape_.dropout.inverse_keep,
+                a_.value_gradient, shape_.keys * shape_.depth);
     }
   }
 
@@ -196,6 +149,7 @@ class BackwardRun {
       if (j < keys_) rows = shape_.band.column(shape_.key0 + key_ + j, shape_.row0 + shape_.rows);
       queries_of(j) = {rows.begin - shape_.row0, rows.end - shape_.row0};
     }
+    if (shape_.dropout.on || shape_.overlay.data) fill_words(blocks);
     Interval touched{used_, 0};  // blocks of queries that met a key of the group
     for (std::int64_t b = 0; b < blocks; ++b) key_block(b, touched);
     // dQᵀ += Kᵀ·dSᵀ
@@ -206,6 +160,41 @@ class BackwardRun {
                            at_.group_plane, at_.group_plane,
                            static_cast<int>(blocks) * kStepGroups * arch::kGroupUnits},
             c_block(at_.dq, column * at_.query_blocks + b), arch::NoHook{});
+  }
+
+  // Dropout and dense mask of the super-block and the group of keys, a word of queries per key, for the
+  // blocks of queries that see any of the keys.
+  void fill_words(std::int64_t blocks) {
+    Interval seen{used_, 0};
+    for (std::int64_t b = 0; b < blocks; ++b) {
+      const Interval here = reach(b);
+      if (!here.empty()) seen = {lesser(seen.begin, here.begin), greater(seen.end, here.end)};
+    }
+    for (std::int64_t query = seen.begin; query < seen.end; ++query) {
+      const int rows = static_cast<int>(lesser(kBlock, rows_ - query * kBlock));
+      if (shape_.dropout.on) draw(query, rows, static_cast<int>(blocks));
+      for (std::int64_t b = 0; b < blocks && shape_.overlay.data; ++b) read_mask(query, rows, b);
+    }
+  }
+  void draw(std::int64_t query, int rows, int blocks) {
+    const DropoutPlane& d = shape_.dropout;
+    const std::int64_t row = row_ + query * kBlock;
+    const std::uint64_t e = d.base + static_cast<std::uint64_t>(head_ * d.head + row * d.row + key_);
+    KeptBits<Arch>(d).fill(e, d.row, rows, blocks, words_of(at_.kept, query, 0), kBlock);
+    for (int b = 0; b < blocks; ++b) transpose_bits<Arch>(words_of(at_.kept, query, b));
+  }
+  void read_mask(std::int64_t query, int rows, std::int64_t b) {
+    const OverlayPlane& mask = shape_.overlay;
+    std::uint32_t* words = words_of(at_.hidden, query, b);
+    const std::int64_t key = key_ + b * kBlock, keys = lesser(kBlock, keys_ - b * kBlock);
+    for (int r = 0; r < kBlock; ++r)
+      words[r] =
+          r < rows ? hidden_bits<Arch>(mask_row(mask, head_, row_ + query * kBlock + r), mask.key, key, keys)
+                   : 0;
+    transpose_bits<Arch>(words);
+  }
+  std::uint32_t* words_of(std::size_t offset, std::int64_t query, std::int64_t b) const {
+    return reinterpret_cast<std::uint32_t*>(at(offset)) + (query * at_.group_blocks + b) * kBlock;
   }
 
   // Blocks of queries of the super-block that see any of the 32 keys of block b.
@@ -227,38 +216,42 @@ class BackwardRun {
     clear_gradient(b, {blocks.empty() ? 0 : blocks.end, used_});
     if (blocks.empty()) return;
     touched = {lesser(touched.begin, blocks.begin), greater(touched.end, blocks.end)};
-    bool pending_part = false;
+    bool pending_general = false;
     for (std::int64_t query = blocks.begin; query < blocks.end; ++query) {
       const Step step = step_of(b, query);
-      const bool part = is_part(b, query);
+      const bool general = is_general(b, query);
       // Sᵀ = K·Qᵀ, with dS of the tile before; then dPᵀ = V·dOᵀ, with P of this one.
       if (query == blocks.begin) {
         scores(b, query, arch::NoHook{});
       } else {
         const Step before = step_of(b, query - 1);
-        pending_part ? scores(b, query, Gradient<true>{before}) : scores(b, query, Gradient<false>{before});
+        pending_general ? scores(b, query, Gradient<true>{before})
+                        : scores(b, query, Gradient<false>{before});
+        if (step.keep_gradient) tile_of(b, query - 1).add_gradient(before.s);
       }
-      part ? value_scores(b, query, Probability<true>{step})
-           : value_scores(b, query, Probability<false>{step});
-      pending_part = part;
+      if (step.bias) tile_of(b, query).fill_transposed(floats(at_.bias));
+      general ? value_scores(b, query, Probability<true>{step})
+              : value_scores(b, query, Probability<false>{step});
+      pending_general = general;
     }
     const Step last = step_of(b, blocks.end - 1);
     for (int r = 0; r < kBlock; ++r)
-      pending_part ? last.template gradient<true>(r) : last.template gradient<false>(r);
+      pending_general ? last.template gradient<true>(r) : last.template gradient<false>(r);
+    if (last.keep_gradient) tile_of(b, blocks.end - 1).add_gradient(last.s);
     accumulate(at_.p, at_.d_o, at_.dv, at_.value_columns, shape_.value_depth, b, blocks);  // dV += Pᵀ·dO
     accumulate(at_.ds, at_.q, at_.dk, at_.columns, shape_.depth, b, blocks);               // dK += dSᵀ·Q
     if (nonfinite_queries_ || nonfinite_keys_) add_nonfinite(b, blocks);
   }
 
-  template <bool Part>
+  template <bool General>
   struct Probability {
     const Step& step;
-    FA_INLINE void operator()(int r) const { step.template probability<Part>(r); }
+    FA_INLINE void operator()(int r) const { step.template probability<General>(r); }
   };
-  template <bool Part>
+  template <bool General>
   struct Gradient {
     const Step& step;
-    FA_INLINE void operator()(int r) const { step.template gradient<Part>(r); }
+    FA_INLINE void operator()(int r) const { step.template gradient<General>(r); }
   };
   template <class Hook>
   void scores(std::int64_t b, std::int64_t query, Hook hook) {
@@ -277,8 +270,9 @@ class BackwardRun {
         floats(at_.dp), hook);
   }
 
-  // Some pair of the tile is hidden, or some key or query of it does not exist.
-  bool is_part(std::int64_t b, std::int64_t query) const {
+  // Some pair of the tile is hidden, some key or query of it does not exist, or there is a bias or dropout.
+  bool is_general(std::int64_t b, std::int64_t query) const {
+    if (shape_.bias.kind != BiasKind::none || shape_.dropout.on) return true;
     if (shape_.overlay.data || alive_of(query) != ~std::uint32_t{0} || (b + 1) * kBlock > keys_) return true;
     const std::int64_t first = row_ + query * kBlock;
     for (int r = 0; r < kBlock; ++r) {
@@ -288,8 +282,16 @@ class BackwardRun {
     return false;
   }
 
+  BiasTile<Arch, T> tile_of(std::int64_t b, std::int64_t query) const {
+    return {shape_,
+            {.head = head_,
+             .row = row_ + query * kBlock,
+             .key = key_ + b * kBlock,
+             .rows = static_cast<int>(lesser(kBlock, rows_ - query * kBlock)),
+             .keys = static_cast<int>(lesser(kBlock, keys_ - b * kBlock))}};
+  }
+
   Step step_of(std::int64_t b, std::int64_t query) const {
-    const OverlayPlane& mask = shape_.overlay;
     const std::size_t group = query * kStepGroups * kGroupBytes;
     return {.s = c_block(at_.s, query % 2),
             .dp = floats(at_.dp),
@@ -298,16 +300,18 @@ class BackwardRun {
             .queries = &queries_of(b * kBlock),
             .query = row_ + query * kBlock,
             .alive = alive_of(query),
-            .mask = mask.data ? mask.data + head_ * mask.head + (key_ + b * kBlock) * mask.key : nullptr,
-            .mask_row = mask.row,
-            .mask_key = mask.key,
+            .hidden = shape_.overlay.data ? words_of(at_.hidden, query, b) : nullptr,
             .scale = shape_.scale * kLog2E,
             .p = at(at_.p + group),
             .ds = at(at_.ds + group),
             .a_plane = at_.query_plane,
             .ds_b = at(at_.ds_b + query * at_.group_column + b * kStepGroups * kGroupBytes),
             .b_plane = at_.group_plane,
-            .carry = floats(at_.carry)};
+            .carry = floats(at_.carry),
+            .bias = shape_.bias.kind != BiasKind::none ? floats(at_.bias) : nullptr,
+            .kept = shape_.dropout.on ? words_of(at_.kept, query, b) : nullptr,
+            .inverse_keep = shape_.dropout.inverse_keep,
+            .keep_gradient = shape_.bias.gradient != nullptr};
   }
 
   // dSᵀ of tiles that no pair is visible in, which the product over the whole group reads all the same.
@@ -438,7 +442,7 @@ void merge_gradients(const BackwardArgs& a, const BackwardMergeTask& t) {
       }
   };
   merge(a.key_gradient, 0, shape.depth, shape.scale);
-  merge(a.value_gradient, shape.keys * shape.depth, shape.value_depth, 1.0f);
+  merge(a.value_gradient, shape.keys * shape.depth, shape.value_depth, shape.dropout.inverse_keep);
 }
 
 template <class Arch, class Format, class T>

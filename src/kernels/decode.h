@@ -66,7 +66,7 @@ class DecodeRun {
         part ? weigh_rows<true>(r, key, n) : weigh_rows<false>(r, key, n);
     }
     for (int r = 0; r < rows(); ++r)
-      finish_row<Arch, T>(a_, t_, head_of(r), row_of(r), state_.finish(r),
+      finish_row<Arch, T>(a_, t_, head_of(r), row_of(r), state_, r,
                           floats(at_.outputs) + arch::c_offset(r, 0));
   }
 

@@ -30,7 +30,7 @@ struct ForwardLayout {
   int slices;                           // round trips in a chunk
   std::size_t q, k, v_column, v_slice;  // bytes of one packed Q block, K step, V column block, V slice
   std::size_t p_plane;
-  std::size_t states, queries, keys, values, outputs, scores, weights, bytes;  // offsets; total
+  std::size_t states, queries, keys, values, outputs, scores, weights, bias, kept, bytes;  // offsets; total
 
   FA_INLINE ForwardLayout(const Shape& shape, const Blocking& blocking) {
     blocks = shape.group * ceil_div(blocking.rows, kBlock);
@@ -53,6 +53,8 @@ struct ForwardLayout {
     outputs = take(blocks * columns * arch::kBlockFloats * sizeof(float));
     scores = take(2 * arch::kBlockFloats * sizeof(float));
     weights = take(Format::kPlanes * p_plane);
+    bias = take(arch::kBlockFloats * sizeof(float));
+    kept = take(2 * blocking.round_trip * sizeof(std::uint32_t));
     bytes = at;
   }
 };
@@ -136,33 +138,50 @@ class ForwardRun {
   void attend(std::int64_t b, std::int64_t end) {
     const State& s = state(b);
     const Interval &top = s.visible[0], &bottom = s.visible[rows_of(b) - 1];
+    const bool everywhere = s.hidden[0] || shape_.dropout.on || shape_.bias.kind != BiasKind::none;
     const std::int64_t last = lesser(bottom.end, end);
     for (std::int64_t key = greater(chunk_, round_down(top.begin, kBlock)); key < last;) {
       const std::int64_t slice = (key - chunk_) / a_.blocking.round_trip;
       const std::int64_t slice_key = chunk_ + slice * a_.blocking.round_trip;
       const std::int64_t slice_end = lesser(last, slice_key + a_.blocking.round_trip);
       const int begin = static_cast<int>((key - slice_key) / kBlock);
+      const std::uint32_t* kept = shape_.dropout.on ? draw(b, key, slice_end) : nullptr;
       for (; key < slice_end; key += kBlock)
         advance({.block = b,
                  .slice = slice,
                  .key = key,
                  .begin = begin,
                  .index = static_cast<int>((key - slice_key) / kBlock),
-                 .part = s.hidden[0] != nullptr || key < bottom.begin || key + kBlock > top.end,
-                 .last = key + kBlock >= slice_end});
+                 .general = everywhere || key < bottom.begin || key + kBlock > top.end,
+                 .last = key + kBlock >= slice_end,
+                 .kept = kept ? kept + ((key - slice_key) / kBlock - begin) * kBlock : nullptr});
     }
   }
 
   // A step whose scores exist and whose softmax is still to be done.
   struct Pending {
-    std::int64_t block = -1;  // none
-    std::int64_t slice = 0;   // of the chunk
-    std::int64_t key = 0;     // first key
-    int begin = 0;            // first step of the block in the slice
-    int index = 0;            // this step in the slice
-    bool part = false;        // some pair is hidden
-    bool last = false;        // P of the slice is complete after it
+    std::int64_t block = -1;              // none
+    std::int64_t slice = 0;               // of the chunk
+    std::int64_t key = 0;                 // first key
+    int begin = 0;                        // first step of the block in the slice
+    int index = 0;                        // this step in the slice
+    bool general = false;                 // some pair is hidden, or there is a bias or dropout
+    bool last = false;                    // P of the slice is complete after it
+    const std::uint32_t* kept = nullptr;  // its 32 words of dropout; null: none
   };
+
+  // The words of dropout of a row block and the steps of a slice, a word per row and step. Two slices are
+  // alive: the last step of one is pending while the next begins.
+  const std::uint32_t* draw(std::int64_t b, std::int64_t key, std::int64_t end) {
+    kept_ring_ ^= 1;
+    auto* words = reinterpret_cast<std::uint32_t*>(scratch_ + at_.kept) + kept_ring_ * a_.blocking.round_trip;
+    const DropoutPlane& d = shape_.dropout;
+    const std::uint64_t e =
+        d.base + static_cast<std::uint64_t>(head_of(b) * d.head + row_of(b) * d.row + key);
+    KeptBits<Arch>(d).fill(e, d.row, rows_of(b), static_cast<int>(ceil_div(end - key, kBlock)), words,
+                           kBlock);
+    return words;
+  }
 
   // S of the next step; between its multiplications, the softmax of the pending one.
   void advance(const Pending& next) {
@@ -178,7 +197,7 @@ class ForwardRun {
       Arch::template block<Format, false, 2>(qk, s, arch::NoHook{});
     } else {
       const auto step = softmax_of_pending();
-      if (pending_.part) {
+      if (pending_.general) {
         Arch::template block<Format, false, 2>(qk, s, step.general());
       } else {
         Arch::template block<Format, false, 2>(qk, s, step.plain());
@@ -192,12 +211,21 @@ class ForwardRun {
   void drain() {
     if (pending_.block < 0) return;
     const auto step = softmax_of_pending();
-    for (int row = 0; row < kBlock; ++row) pending_.part ? step.general()(row) : step.plain()(row);
+    for (int row = 0; row < kBlock; ++row) pending_.general ? step.general()(row) : step.plain()(row);
     weigh_values();
     pending_.block = -1;
   }
 
   SoftmaxStep<Arch, Format> softmax_of_pending() const {
+    const bool biased = shape_.bias.kind != BiasKind::none;
+    float* bias = floats(at_.bias);
+    if (biased)
+      BiasTile<Arch, T>(shape_, {.head = head_of(pending_.block),
+                                 .row = row_of(pending_.block),
+                                 .key = pending_.key,
+                                 .rows = rows_of(pending_.block),
+                                 .keys = static_cast<int>(lesser(kBlock, shape_.keys - pending_.key))})
+          .fill(bias);
     return {.state = &state(pending_.block),
             .s = scores(ring_),
             .p = scratch_ + at_.weights,
@@ -209,7 +237,9 @@ class ForwardRun {
             .scale = shape_.scale * kLog2E,
             .begin = pending_.begin,
             .index = pending_.index,
-            .columns = at_.columns};
+            .columns = at_.columns,
+            .bias = biased ? bias : nullptr,
+            .kept = pending_.kept};
   }
 
   // O += P·V over the steps of the pending slice.
@@ -259,8 +289,7 @@ class ForwardRun {
 
   void finish(std::int64_t b) {
     for (int r = 0; r < rows_of(b); ++r)
-      finish_row<Arch, T>(a_, t_, head_of(b), row_of(b) + r, state(b).finish(r),
-                          output(b) + arch::c_offset(r, 0));
+      finish_row<Arch, T>(a_, t_, head_of(b), row_of(b) + r, state(b), r, output(b) + arch::c_offset(r, 0));
   }
 
   const ForwardArgs& a_;
@@ -270,7 +299,7 @@ class ForwardRun {
   std::byte* const scratch_;
   std::int64_t chunk_ = 0;  // first key of the packed chunk
   Pending pending_;
-  int ring_ = 0;
+  int ring_ = 0, kept_ring_ = 0;
   bool nonfinite_ = false;  // the packed chunk of V had such elements
 };
 

@@ -7,6 +7,7 @@
 
 #include "fusion_attention/mask.h"
 #include "fusion_attention/problem.h"
+#include "fusion_attention/scores.h"
 #include "fusion_attention/tensor.h"
 
 namespace fusion_attention::kernels {
@@ -42,6 +43,30 @@ struct OverlayPlane {
   std::int64_t head = 0, row = 0, key = 0;
 };
 
+// The bias of one sequence: number (n, i, j) at data + n*head + i*row + j, in elements.
+struct BiasPlane {
+  BiasKind kind = BiasKind::none;
+  const void* data = nullptr;
+  bool of_query_dtype = false;  // otherwise float
+  bool before_scale = false;
+  std::int64_t head = 0, row = 0;
+  std::int64_t last_rows = 0;
+  std::int64_t shift = 0;
+  float* gradient = nullptr;  // null: not wanted
+};
+
+// The dropout of one sequence: (n, i, j) has index base + n*head + i*row + j.
+struct DropoutPlane {
+  bool on = false;
+  std::uint64_t seed = 0, offset = 0;
+  std::uint32_t threshold = 0;         // of the low 23 bits of a word
+  const std::uint8_t* bits = nullptr;  // null: Philox
+  std::uint64_t bytes = 0;             // of bits
+  std::uint64_t base = 0;
+  std::int64_t head = 0, row = 0;
+  float inverse_keep = 1;
+};
+
 // What all passes share: the shape and the mask of one sequence. Query head n of kv head k is
 // k*group + (0 … group-1).
 struct Shape {
@@ -53,6 +78,9 @@ struct Shape {
   float scale = 1;
   Band band;
   OverlayPlane overlay;
+  BiasPlane bias;
+  DropoutPlane dropout;
+  const float* sink = nullptr;  // one per query head; null: none
 };
 
 struct ForwardArgs {

@@ -19,18 +19,25 @@ FA_INLINE void store_statistics(const StatisticsPlane& plane, std::int64_t head,
   }
 }
 
+// The sink of a head as finish() and the merge take it.
+FA_INLINE float sink_of(const Shape& shape, std::int64_t head) {
+  return shape.sink ? shape.sink[head] : -kInfinity;
+}
+
 // O / l of one row, its lanes beginning at `o` in the C blocks of O, and its statistics; or, of one split
 // over keys, the record that merge_partials takes.
 template <class Arch, class T>
 FA_INLINE void finish_row(const ForwardArgs& a, const ForwardTask& t, std::int64_t head, std::int64_t row,
-                          const typename SoftmaxState<Arch>::Row& done, const float* o) {
+                          const SoftmaxState<Arch>& state, int r, const float* o) {
   const std::int64_t width = a.shape.value_depth;
+  // Of splits the merge adds the sink, once.
+  const auto done = state.finish(r, t.partial ? -kInfinity : sink_of(a.shape, head));
+  const float inverse = done.inverse * a.shape.dropout.inverse_keep;
   const auto store = [&](auto* to) {
     for (std::int64_t c = 0; c < width; c += kLanes) {
       const float* from = o + c / kBlock * arch::kBlockFloats + c % kBlock / kLanes * 256;
       // A row that saw nothing is zero by choice: 0·NaN is not.
-      const auto x =
-          done.inverse == 0.0f ? Arch::zero() : Arch::mul(Arch::load(from), Arch::set(done.inverse));
+      const auto x = done.inverse == 0.0f ? Arch::zero() : Arch::mul(Arch::load(from), Arch::set(inverse));
       store_some<Arch>(to + c, x, width - c);
     }
   };
@@ -58,12 +65,14 @@ void merge_partials(const ForwardArgs& a, const MergeTask& t) {
       const float* record = t.partials + (g * rows + r) * width;
       const auto maximum = [&](int s) { return record[s * split + width - 2]; };
       const auto sum = [&](int s) { return record[s * split + width - 1]; };
-      float top = kNothing, total = 0;
+      const std::int64_t head = t.kv_head * a.shape.group + g, row = t.row_begin + r;
+      const float sink = sink_of(a.shape, head);
+      float top = sink > kNothing || sink != sink ? sink : kNothing, total = 0;
       for (int s = 0; s < t.splits; ++s)
         top = maximum(s) > top || maximum(s) != maximum(s) ? maximum(s) : top;
       for (int s = 0; s < t.splits; ++s)
         total += sum(s) == 0.0f ? 0.0f : sum(s) * __builtin_expf(maximum(s) - top);
-      const std::int64_t head = t.kv_head * a.shape.group + g, row = t.row_begin + r;
+      if (sink != -kInfinity) total += __builtin_expf(sink - top);
       T* out = reinterpret_cast<T*>(a.output.data + head * a.output.head + row * a.output.row);
       for (std::int64_t c = 0; c < a.shape.value_depth; c += kLanes) {
         const int n = static_cast<int>(lesser(kLanes, a.shape.value_depth - c));

@@ -15,12 +15,13 @@
 #include "base/inline.h"
 #include "base/math.h"
 #include "fusion_attention/mask.h"
+#include "kernels/bias.h"
+#include "kernels/dropout.h"
 #include "kernels/kernels.h"
 #include "kernels/pack.h"
 
 namespace fusion_attention::kernels {
 
-inline constexpr float kLog2E = 1.44269504088896341f;
 inline constexpr float kLn2 = 0.693147180559945309f;
 inline constexpr float kHeadroom = 8.0f;  // P ≤ 2^8: far from overflow in any format, and rescales stay rare
 inline constexpr float kNothing = -FLT_MAX;  // m of a row that has seen no key; ruling 4's maximum
@@ -91,11 +92,16 @@ struct alignas(64) SoftmaxState {
     float inverse;  // of l; 0 for a row that saw nothing, whose O is 0 too
     float max, sum;
   };
-  FA_INLINE Row finish(int r) const {
+  // `sink`: one more logit, −∞ for none.
+  FA_INLINE Row finish(int r, float sink) const {
     const float total = Arch::reduce_add(Arch::load(l[r])), above = Arch::reduce_max(Arch::load(top[r]));
-    if (total == 0.0f) return {0.0f, kNothing, 0.0f};
+    if (total == 0.0f) return sink == -kInfinity ? Row{0.0f, kNothing, 0.0f} : Row{0.0f, sink, 1.0f};
     if (total != total) return {total, total, total};  // a NaN row: its maximum must not look like nothing
-    return {1.0f / total, (m[r] + above) * kLn2, total * __builtin_exp2f(-above)};
+    const float max = (m[r] + above) * kLn2, sum = total * __builtin_exp2f(-above);
+    if (sink == -kInfinity) return {1.0f / total, max, sum};
+    const float largest = sink > max || sink != sink ? sink : max;
+    return {1.0f / (total + __builtin_exp2f(sink * kLog2E - m[r])), largest,
+            sum * __builtin_expf(max - largest) + __builtin_expf(sink - largest)};
   }
 };
 
@@ -155,8 +161,9 @@ struct Exp2Steps {
   }
 };
 
-// One row of 32 scores on its way from y − m to P, l and top: a hook in pieces (arch/tile.h).
-template <class Arch, class Format>
+// One row of 32 scores on its way from y − m to P, l and top: a hook in pieces (arch/tile.h). General: some
+// of its probabilities may be dropped, after l is summed.
+template <class Arch, class Format, bool General>
 struct SoftmaxRow {
   using Exp2 = Exp2Steps<Arch, Format::kExpDegree>;
   static constexpr int kPieces = Exp2::kSteps + 2;
@@ -165,6 +172,7 @@ struct SoftmaxRow {
   float *l, *top;
   std::byte* line;  // of P
   std::size_t p_plane;
+  std::uint32_t kept;
   typename Arch::vec sum;
 
   FA_INLINE void piece(int i) {
@@ -172,9 +180,13 @@ struct SoftmaxRow {
     if (i < Exp2::kSteps) e.step(i);
     if (i == Exp2::kSteps) {
       sum = Arch::add(e.p[0], e.p[1]);
-      store_a_line<Arch, Format>(line, p_plane, e.p[0], e.p[1]);
+      store_a_line<Arch, Format>(line, p_plane, left(0), left(1));
     }
     if (i == Exp2::kSteps + 1) Arch::store(l, Arch::add(Arch::load(l), sum));
+  }
+  FA_INLINE typename Arch::vec left(int half) const {
+    if constexpr (!General) return e.p[half];
+    return Arch::select(static_cast<std::uint16_t>(kept >> half * kLanes), e.p[half], Arch::zero());
   }
 };
 
@@ -186,24 +198,26 @@ struct SoftmaxStep {
   static_assert(kStepGroups >= 1);
 
   SoftmaxState<Arch>* state;
-  const float* s;         // C block
-  std::byte* p;           // A, [plane][groups of the slice][32][64 B]
-  std::size_t p_plane;    // bytes
-  float* o;               // C blocks of O, one per 32 columns
-  std::int64_t key;       // first key of the step
-  std::int64_t keys;      // keys of the sequence
-  std::int64_t mask_key;  // bytes between keys of the dense mask
-  float scale;            // · log2 e
-  int begin;              // first step of this block in the slice
-  int index;              // this step in the slice
-  int columns;            // C blocks of O
+  const float* s;                       // C block
+  std::byte* p;                         // A, [plane][groups of the slice][32][64 B]
+  std::size_t p_plane;                  // bytes
+  float* o;                             // C blocks of O, one per 32 columns
+  std::int64_t key;                     // first key of the step
+  std::int64_t keys;                    // keys of the sequence
+  std::int64_t mask_key;                // bytes between keys of the dense mask
+  float scale;                          // · log2 e
+  int begin;                            // first step of this block in the slice
+  int index;                            // this step in the slice
+  int columns;                          // C blocks of O
+  const float* bias = nullptr;          // C block (bias.h); null: none
+  const std::uint32_t* kept = nullptr;  // a word per row (dropout.h); null: all
 
-  // The hook of a step. Part: some pair of the step is hidden.
-  template <bool Part>
+  // The hook of a step. General: some pair of the step is hidden, or there is a bias or dropout.
+  template <bool General>
   struct Hook {
     const SoftmaxStep& step;
 
-    FA_INLINE SoftmaxRow<Arch, Format> start(int r) const { return step.template start<Part>(r); }
+    FA_INLINE auto start(int r) const { return step.template start<General>(r); }
     FA_INLINE void operator()(int r) const {
       auto row = start(r);
 #pragma GCC unroll 16
@@ -215,32 +229,40 @@ struct SoftmaxStep {
 
  private:
   // Scores of hidden keys are replaced, never multiplied: a NaN there is gone before it meets anything. What
-  // a row computes does not depend on whether its step is part: that is its neighbours' affair.
-  template <bool Part>
-  FA_INLINE SoftmaxRow<Arch, Format> start(int r) const {
-    const std::uint32_t bits = Part ? visible(r) : ~0u;
+  // a row computes does not depend on whether some pair of its step is hidden: that is its neighbours'
+  // affair.
+  template <bool General>
+  FA_INLINE SoftmaxRow<Arch, Format, General> start(int r) const {
+    const std::uint32_t bits = General ? visible(r) : ~0u;
     const float* row = s + arch::c_offset(r, 0);
     const vec factor = Arch::set(scale);
     const auto shown = [&](vec x, int half) __attribute__((always_inline)) {
       const auto mask = static_cast<std::uint16_t>(bits >> half * kLanes);
-      return Part ? Arch::select(mask, x, Arch::set(-kInfinity)) : x;
+      return General ? Arch::select(mask, x, Arch::set(-kInfinity)) : x;
+    };
+    const bool biased = General && bias != nullptr;
+    const auto y = [&](int half) __attribute__((always_inline)) {
+      const vec x = Arch::load(row + half * 256);
+      return biased ? Arch::fma(x, factor, Arch::load(bias + arch::c_offset(r, half))) : Arch::mul(x, factor);
     };
     const vec m = Arch::set(state->m[r]);
-    vec x0 = shown(Arch::fms(Arch::load(row), factor, m), 0);
-    vec x1 = shown(Arch::fms(Arch::load(row + 256), factor, m), 1);
+    const auto relative = [&](int half) __attribute__((always_inline)) {
+      return shown(biased ? Arch::sub(y(half), m) : Arch::fms(Arch::load(row + half * 256), factor, m), half);
+    };
+    vec x0 = relative(0), x1 = relative(1);
     if (Arch::greater(Arch::max(x0, x1), Arch::set(kHeadroom))) [[unlikely]] {
       // Rounded as the reference is: fused, the largest of huge scores would exceed it by half an ulp, which
       // may be any number.
-      const vec y0 = shown(Arch::mul(Arch::load(row), factor), 0);
-      const vec y1 = shown(Arch::mul(Arch::load(row + 256), factor), 1);
+      const vec y0 = shown(y(0), 0), y1 = shown(y(1), 1);
       raise(r, y0, y1);
       const vec raised = Arch::set(state->m[r]);
       x0 = Arch::sub(y0, raised), x1 = Arch::sub(y1, raised);
     }
-    SoftmaxRow<Arch, Format> started;
+    SoftmaxRow<Arch, Format, General> started;
     started.e.x[0] = x0, started.e.x[1] = x1;
     started.l = state->l[r], started.top = state->top[r];
     started.line = line(index, r), started.p_plane = p_plane;
+    if constexpr (General) started.kept = kept ? kept[r] : ~0u;
     return started;
   }
 

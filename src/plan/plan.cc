@@ -1,6 +1,7 @@
 #include "plan/plan.h"
 
 #include <algorithm>
+#include <cmath>
 #include <cstdio>
 #include <limits>
 #include <mutex>
@@ -17,6 +18,41 @@
 namespace fusion_attention {
 namespace plan {
 
+namespace {
+
+kernels::BiasPlane bias_of(const Problem& problem, const Sequence& s) {
+  const Bias& b = problem.bias;
+  if (!b) return {};
+  return {.kind = b.kind,
+          .data = b.data ? static_cast<const std::byte*>(b.data) + s.bias.base * size_of(b.dtype) : nullptr,
+          .of_query_dtype = b.dtype == problem.query.dtype,
+          .before_scale = b.before_scale,
+          .head = s.bias.head,
+          .row = s.bias.row,
+          .last_rows = b.last_rows,
+          .shift = s.bias_shift,
+          .gradient = b.gradient ? b.gradient + s.bias.base : nullptr};
+}
+
+kernels::DropoutPlane dropout_of(const Problem& problem, const Sequence& s) {
+  const Dropout& d = problem.dropout;
+  if (!d) return {};
+  // What a word must reach, in float as the documents round it; the product with 2^23 is exact.
+  const float drop = 1.0f - static_cast<float>(d.keep_prob);
+  return {.on = true,
+          .seed = d.seed,
+          .offset = d.offset,
+          .threshold = static_cast<std::uint32_t>(std::ceil(static_cast<double>(drop) * 0x1p23)),
+          .bits = d.bits,
+          .bytes = static_cast<std::uint64_t>(d.bytes),
+          .base = static_cast<std::uint64_t>(s.dropout.base),
+          .head = s.dropout.head,
+          .row = s.dropout.row,
+          .inverse_keep = 1.0f / static_cast<float>(d.keep_prob)};
+}
+
+}  // namespace
+
 kernels::Shape shape_of(const Problem& problem, const Sequence& s) {
   const Overlay& mask = problem.overlay;
   return {.rows = s.rows,
@@ -29,7 +65,10 @@ kernels::Shape shape_of(const Problem& problem, const Sequence& s) {
           .scale = static_cast<float>(problem.scale),
           .band = s.band,
           .overlay = {mask ? mask.data + s.batch * mask.stride[0] : nullptr, mask.stride[1], mask.stride[2],
-                      mask.stride[3]}};
+                      mask.stride[3]},
+          .bias = bias_of(problem, s),
+          .dropout = dropout_of(problem, s),
+          .sink = problem.sink.data};
 }
 
 namespace {

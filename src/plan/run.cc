@@ -1,4 +1,5 @@
 // Validate, allocate, compute: in this order, so that a failure leaves every output untouched.
+#include <algorithm>
 #include <cstdlib>
 #include <new>
 #include <vector>
@@ -8,6 +9,7 @@
 #include "fusion_attention/error.h"
 #include "plan/contiguous.h"
 #include "plan/plan.h"
+#include "plan/sink.h"
 #include "plan/uncovered.h"
 #include "problem/validate.h"
 
@@ -84,6 +86,13 @@ class Execution {
           .forward->run(forward_args(t.sequence),
                         {t.kv_head, t.row_begin, t.row_end, t.key_begin, t.key_end, partial}, scratch);
     }
+  }
+
+  // The tasks of one owner, in order.
+  void owner(std::int64_t index, int worker) const {
+    const auto at = static_cast<std::size_t>(index);
+    for (std::int64_t task = at == 0 ? 0 : schedule_.owners[at - 1]; task < schedule_.owners[at]; ++task)
+      this->task(task, worker);
   }
 
   void merge(std::int64_t index) const {
@@ -181,11 +190,19 @@ void execute(const Plan::State& state, const Problem& problem) {
   std::byte* memory = arena.take(workspace.bytes);
 
   const Execution execution(problem, state, schedule, rows_before, workspace, memory);
-  parallel_for(static_cast<std::int64_t>(schedule.tasks.size()), workspace.workers,
-               [&](std::int64_t task, int worker) { execution.task(task, worker); });
+  if (problem.bias.gradient)
+    std::fill_n(problem.bias.gradient, static_cast<std::size_t>(problem.bias.elements), 0.0f);
+  if (schedule.owners.empty()) {
+    parallel_for(static_cast<std::int64_t>(schedule.tasks.size()), workspace.workers,
+                 [&](std::int64_t task, int worker) { execution.task(task, worker); });
+  } else {
+    parallel_for(static_cast<std::int64_t>(schedule.owners.size()), workspace.workers,
+                 [&](std::int64_t owner, int worker) { execution.owner(owner, worker); });
+  }
   parallel_for(static_cast<std::int64_t>(schedule.merges.size()), workspace.workers,
                [&](std::int64_t merge, int) { execution.merge(merge); });
   uncovered.fill();
+  if (problem.sink.gradient) plan::sink_gradient(problem, rows_before);
 }
 
 [[noreturn]] void refuse_plan(const std::string& given) {

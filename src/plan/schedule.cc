@@ -2,6 +2,8 @@
 
 #include <algorithm>
 #include <bit>
+#include <compare>
+#include <numeric>
 #include <utility>
 
 #include "base/math.h"
@@ -158,6 +160,58 @@ std::int64_t row_splits(const Sequence& s, const Blocking& blocking, std::int64_
   return clamp(lesser(wanted, kMostHeadFloats / greater(record, 1)), 1, blocking.splits);
 }
 
+// Sequences whose bias numbers may be the same have equal keys; and heads, if the bias has no head axis.
+struct Owner {
+  std::int64_t sequences = 0, head = 0;
+
+  friend auto operator<=>(const Owner&, const Owner&) = default;
+};
+class Owners {
+ public:
+  explicit Owners(const Problem& problem) : problem_(problem), first_(problem.sequences.size()) {
+    std::vector<std::size_t> order(first_.size());
+    std::iota(order.begin(), order.end(), std::size_t{0});
+    std::sort(order.begin(), order.end(), [&](std::size_t a, std::size_t b) {
+      return std::pair(plane(a).base, a) < std::pair(plane(b).base, b);
+    });
+    std::int64_t end = 0;  // of what the sequences so far reach
+    for (std::size_t i = 0; i < order.size(); ++i) {
+      const bool apart = i == 0 || plane(order[i]).base >= end;
+      first_[order[i]] = apart ? static_cast<std::int64_t>(order[i]) : first_[order[i - 1]];
+      end = greater(apart ? 0 : end, plane(order[i]).base + reach(order[i]));
+    }
+  }
+
+  Owner of(const Task& t) const {
+    const auto sequence = static_cast<std::size_t>(t.sequence);
+    return {first_[sequence], plane(sequence).head == 0 ? 0 : t.kv_head};
+  }
+
+ private:
+  const Plane& plane(std::size_t sequence) const { return problem_.sequences[sequence].bias; }
+  // Numbers from the first to past the last of a sequence.
+  std::int64_t reach(std::size_t sequence) const {
+    const Sequence& s = problem_.sequences[sequence];
+    const std::int64_t heads = (problem_.query.heads() - 1) * s.bias.head;
+    if (problem_.bias.kind != BiasKind::dense) return heads + 1;
+    const std::int64_t rows = problem_.bias.last_rows ? problem_.bias.last_rows : s.rows;
+    return heads + (rows - 1) * s.bias.row + s.keys;
+  }
+
+  const Problem& problem_;
+  std::vector<std::int64_t> first_;
+};
+
+// Tasks of one owner behind one another, in the order of sequences, heads and rows: the order of the sums.
+void group_by_owner(const Problem& problem, Schedule& out) {
+  const Owners owners(problem);
+  std::stable_sort(out.tasks.begin(), out.tasks.end(),
+                   [&](const Task& a, const Task& b) { return owners.of(a) < owners.of(b); });
+  for (std::size_t i = 1; i <= out.tasks.size(); ++i)
+    if (i == out.tasks.size() || owners.of(out.tasks[i]) != owners.of(out.tasks[i - 1]))
+      out.owners.push_back(static_cast<std::int64_t>(i));
+}
+
 // The splits of one head side by side: a task each, and their merge.
 void add_splits(const Problem& problem, Task task, std::int64_t record, Schedule& out) {
   const Sequence& s = problem.sequences[static_cast<std::size_t>(task.sequence)];
@@ -186,6 +240,7 @@ void Schedule::clear() {
   tasks.clear();
   merges.clear();
   cuts.clear();
+  owners.clear();
   partial_floats = chain_floats = 0;
 }
 
@@ -246,7 +301,7 @@ void schedule_backward(const Problem& problem, const Blocking& blocking, int thr
       // are tasks of their own, so that threads end together.
       const bool fits =
           out.partial_floats == 0 || out.partial_floats + splits * record <= threads * kMostThreadFloats;
-      const bool side_by_side = threads > 1 && left < tiles * threads && fits;
+      const bool side_by_side = threads > 1 && left < tiles * threads && fits && !problem.bias.gradient;
       if (splits > 1 && side_by_side) {
         add_splits(problem, task, record, out);
         continue;
@@ -255,7 +310,11 @@ void schedule_backward(const Problem& problem, const Blocking& blocking, int thr
       out.tasks.push_back(task);
     }
   }
-  if (threads > 1) heavy_first(out);
+  if (problem.bias.gradient) {
+    group_by_owner(problem, out);
+  } else if (threads > 1) {
+    heavy_first(out);
+  }
 }
 
 }  // namespace fusion_attention::plan

@@ -17,8 +17,10 @@ namespace fusion_attention::plan {
 // Query rows, heads of a group together, of one sequence that the decode kernel takes.
 inline constexpr std::int64_t kDecodeRows = 16;
 
+// The decode kernel knows no bias and no dropout.
 inline bool is_short(const Problem& problem, const Sequence& sequence) {
-  return problem.pass == Pass::forward && sequence.rows * problem.group() <= kDecodeRows;
+  return problem.pass == Pass::forward && !problem.bias && !problem.dropout &&
+         sequence.rows * problem.group() <= kDecodeRows;
 }
 
 struct Task {
@@ -46,6 +48,9 @@ struct Schedule {
   std::vector<Task> tasks;  // heavy first
   std::vector<Merge> merges;
   std::vector<std::int64_t> cuts;
+  // Ends of runs of tasks that one thread carries out in order, because they add to the same numbers of a
+  // bias gradient. Empty: every task by itself.
+  std::vector<std::int64_t> owners;
   std::int64_t partial_floats = 0;  // of all tasks
   std::int64_t chain_floats = 0;    // of one worker, for any chain
 

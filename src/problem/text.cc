@@ -2,6 +2,8 @@
 #include <algorithm>
 #include <array>
 #include <charconv>
+#include <cstddef>
+#include <cstdint>
 #include <cstring>
 #include <optional>
 #include <sstream>
@@ -9,12 +11,16 @@
 
 #include "fusion_attention/error.h"
 #include "fusion_attention/problem.h"
+#include "problem/planes.h"
 
 namespace fusion_attention {
 namespace {
 
 constexpr Dtype kDtypes[] = {Dtype::float32, Dtype::float16, Dtype::bfloat16};
 constexpr char kAxes[] = "bnqk";
+constexpr const char* kKinds[] = {"none", "dense", "distance", "root_distance"};  // BiasKind
+constexpr char kBias[] = "bias(dense|distance|root_distance[,axes][,dtype][,before][,last=n][,shift=n[:n…]])";
+constexpr char kDropout[] = "dropout(keep=number,bits) or dropout(keep=number,seed=n,offset=n)";
 
 std::string number(double value) {
   char buffer[32];
@@ -44,6 +50,41 @@ bool uniform(const Problem& p) {
       return false;
   }
   return true;
+}
+
+// Of the planes only what broadcasts is told: the numbers lie where natural_bias puts them.
+std::string bias_text(const Problem& p) {
+  const bool dense = p.bias.kind == BiasKind::dense;
+  BiasAxes axes;
+  bool shifted = false, alike = true;
+  for (const Sequence& s : p.sequences) {
+    const Sequence& first = p.sequences[0];
+    axes.batch |= s.bias.base != first.bias.base;
+    axes.head |= s.bias.head != 0;
+    axes.row |= s.bias.row != 0;
+    shifted |= s.bias_shift != 0;
+    alike &= s.bias_shift == first.bias_shift;
+  }
+  std::string text = std::string(" bias(") + kKinds[static_cast<int>(p.bias.kind)] + ",";
+  if (axes.batch) text += 'b';
+  if (axes.head) text += 'n';
+  if (dense && axes.row) text += 'q';
+  if (dense) text += std::string("k,") + name(p.bias.dtype);
+  if (text.back() == ',') text.pop_back();
+  if (p.bias.before_scale) text += ",before";
+  if (p.bias.last_rows) text += ",last=" + std::to_string(p.bias.last_rows);
+  if (!dense && shifted) {
+    text += ",shift=" + std::to_string(p.sequences[0].bias_shift);
+    for (std::size_t i = 1; i < p.sequences.size() && !alike; ++i)
+      text += ":" + std::to_string(p.sequences[i].bias_shift);
+  }
+  return text + ")";
+}
+
+std::string dropout_text(const Dropout& dropout) {
+  const std::string text = " dropout(keep=" + number(dropout.keep_prob);
+  if (dropout.bits) return text + ",bits)";
+  return text + ",seed=" + std::to_string(dropout.seed) + ",offset=" + std::to_string(dropout.offset) + ")";
 }
 
 [[noreturn]] void malformed(std::string_view word, const char* allowed) {
@@ -99,6 +140,11 @@ struct Line {
   std::vector<Sequence> sequences;
   bool listed = false;
   std::string overlay;
+  Bias bias;
+  BiasAxes bias_axes;
+  std::vector<std::int64_t> shifts;  // none, one for all, or one per sequence
+  Dropout dropout;
+  bool bits = false, sink = false;
 };
 
 void read_sequences(Reader& reader, Line& line) {
@@ -116,6 +162,45 @@ void read_sequences(Reader& reader, Line& line) {
     reader.skip(",");
     if (reader.done()) malformed(reader.word(), "a closing ')'");
   }
+}
+
+void read_bias_part(Reader& reader, Line& line) {
+  for (const Dtype dtype : kDtypes)
+    if (reader.skip(name(dtype))) {
+      line.bias.dtype = dtype;
+      return;
+    }
+  if (reader.skip("before")) {
+    line.bias.before_scale = true;
+  } else if (reader.skip("last=")) {
+    line.bias.last_rows = reader.take<std::int64_t>("last=rows");
+  } else if (reader.skip("shift=")) {
+    do line.shifts.push_back(reader.take<std::int64_t>("shift=integer[:integer…]"));
+    while (reader.skip(":"));
+  } else {
+    line.bias_axes.batch = reader.skip("b");
+    line.bias_axes.head = reader.skip("n");
+    line.bias_axes.row = reader.skip("q");
+    if (reader.skip("k") != (line.bias.kind == BiasKind::dense)) malformed(reader.word(), kBias);
+  }
+}
+
+void read_bias(Reader& reader, Line& line) {
+  for (const BiasKind kind : {BiasKind::dense, BiasKind::distance, BiasKind::root_distance})
+    if (line.bias.kind == BiasKind::none && reader.skip(kKinds[static_cast<int>(kind)]))
+      line.bias.kind = kind;
+  if (!line.bias) malformed(reader.word(), kBias);
+  while (reader.skip(",")) read_bias_part(reader, line);
+  if (!reader.skip(")")) malformed(reader.word(), kBias);
+}
+
+void read_dropout(Reader& reader, Line& line) {
+  if (!reader.skip("keep=")) malformed(reader.word(), kDropout);
+  line.dropout.keep_prob = reader.take<double>(kDropout);
+  line.bits = reader.skip(",bits");
+  if (reader.skip(",seed=")) line.dropout.seed = reader.take<std::uint64_t>(kDropout);
+  if (reader.skip(",offset=")) line.dropout.offset = reader.take<std::uint64_t>(kDropout);
+  if (!reader.skip(")")) malformed(reader.word(), kDropout);
 }
 
 // One word of the line.
@@ -143,6 +228,12 @@ void read_word(std::string_view word, Line& line) {
       if (reader.skip(std::string_view(axis, 1))) line.overlay += *axis;
     if (!reader.skip(")")) malformed(word, "overlay() with any of b, n, q, k in this order");
     line.overlay += '!';  // present, even with no axis
+  } else if (reader.skip("bias(")) {
+    read_bias(reader, line);
+  } else if (reader.skip("dropout(")) {
+    read_dropout(reader, line);
+  } else if (reader.skip("sink")) {
+    line.sink = true;
   } else if (reader.skip("b")) {
     line.batches = reader.take<std::int64_t>(kCount);
   } else if (reader.skip("h")) {
@@ -156,7 +247,9 @@ void read_word(std::string_view word, Line& line) {
     line.depth = line.value_depth = reader.take<std::int64_t>(kCount);
     if (reader.skip("/")) line.value_depth = reader.take<std::int64_t>(kCount);
   } else {
-    malformed(word, "fwd|bwd, fp32|fp16|bf16, b, h, q, k, d, scale=, band(), seqs(), overlay()");
+    malformed(
+        word,
+        "fwd|bwd, fp32|fp16|bf16, b, h, q, k, d, scale=, band(), seqs(), overlay(), bias(), dropout(), sink");
   }
   if (!reader.done()) malformed(word, "nothing after the value");
 }
@@ -184,6 +277,37 @@ void check_sizes(const Line& line) {
   }
 }
 
+// What a line describes has no memory: a marker address that nothing may follow.
+alignas(std::max_align_t) constexpr std::uint8_t kDescribed[sizeof(std::max_align_t)] = {};
+
+// Contiguous in the axes it has.
+void describe_overlay(const Line& line, Problem& p) {
+  if (line.overlay.empty()) return;
+  p.overlay.data = kDescribed;
+  const std::int64_t sizes[] = {line.batches, line.heads, line.rows, line.keys};
+  std::int64_t stride = 1;
+  for (int axis = 3; axis >= 0; --axis) {
+    const bool present = line.overlay.find(kAxes[axis]) != std::string::npos;
+    p.overlay.stride[static_cast<std::size_t>(axis)] = present ? stride : 0;
+    if (present) stride *= sizes[axis];
+  }
+}
+
+// Natural planes, and bits for the last of their indices.
+void describe_scores(const Line& line, Problem& p) {
+  const Numbering numbering = numbering_of(p);
+  p.bias = line.bias;
+  if (p.bias) natural_bias(p, line.bias_axes, numbering);
+  if (line.shifts.size() > 1 && line.shifts.size() != p.sequences.size())
+    malformed("shift=", "one number, or one per sequence");
+  for (std::size_t i = 0; i < p.sequences.size() && !line.shifts.empty(); ++i)
+    p.sequences[i].bias_shift = line.shifts[line.shifts.size() > 1 ? i : 0];
+  p.dropout = line.dropout;
+  if (line.bits) p.dropout.bits = kDescribed;
+  if (p.dropout) p.dropout.bytes = (natural_dropout(p, numbering) + 7) / 8;
+  if (line.sink) p.sink.data = reinterpret_cast<const float*>(kDescribed);
+}
+
 }  // namespace
 
 std::string text(const Problem& p) {
@@ -209,6 +333,9 @@ std::string text(const Problem& p) {
       if (p.overlay.stride[axis]) out << kAxes[axis];
     out << ")";
   }
+  if (p.bias) out << bias_text(p);
+  if (p.dropout) out << dropout_text(p.dropout);
+  if (p.sink) out << " sink";
   return out.str();
 }
 
@@ -225,19 +352,9 @@ Problem parse(std::string_view text) {
   Problem p = dense_problem(*line.pass, *line.dtype, line.batches, line.heads, line.kv_heads, line.rows,
                             line.keys, line.depth, line.value_depth, line.scale, line.band);
   if (line.listed) p.sequences = line.sequences;
-  if (!line.overlay.empty()) {
-    // The described mask has no memory: a marker address that nothing may follow, contiguous in the axes it
-    // has.
-    static const std::uint8_t kDescribed = 0;
-    p.overlay.data = &kDescribed;
-    const std::int64_t sizes[] = {line.batches, line.heads, line.rows, line.keys};
-    std::int64_t stride = 1;
-    for (int axis = 3; axis >= 0; --axis) {
-      const bool present = line.overlay.find(kAxes[axis]) != std::string::npos;
-      p.overlay.stride[static_cast<std::size_t>(axis)] = present ? stride : 0;
-      if (present) stride *= sizes[axis];
-    }
-  }
+  describe_overlay(line, p);
+  validate(p);  // planes count on sequences that fit
+  describe_scores(line, p);
   validate(p);
   return p;
 }

@@ -8,21 +8,15 @@
 #include <string>
 #include <vector>
 
-#include "fusion_attention/error.h"
+#include "problem/check.h"
 
 namespace fusion_attention {
 namespace {
-
-constexpr std::int64_t kMost = std::int64_t{1} << 62;
 
 std::string shape_text(const TensorView& v) {
   std::string text = "[";
   for (std::size_t axis = 0; axis < 4; ++axis) text += (axis ? ", " : "") + std::to_string(v.shape[axis]);
   return text + "]";
-}
-
-[[noreturn]] void refuse(const std::string& argument, const std::string& given, const std::string& allowed) {
-  throw Error(ErrorKind::value, argument, given, allowed);
 }
 
 bool empty(const TensorView& v) {
@@ -148,9 +142,10 @@ struct Memory {
   const TensorView* view = nullptr;  // null: every byte of it is in use
 };
 
-// All of a call: never more than query, key, value, output, its gradient, max, sum and overlay.
+// All of a call: never more than query, key, value, output, its gradient, max, sum, overlay, bias, dropout
+// bits and sink.
 struct MemoryList {
-  std::array<Memory, 8> item;
+  std::array<Memory, 11> item;
   std::size_t count = 0;
 
   void add(const char* argument, const TensorView& v) {
@@ -212,6 +207,17 @@ void add_statistics(const Problem& p, MemoryList& list) {
   list.add("statistics.sum", p.statistics.sum, entries * 4, 4);
 }
 
+void add_scores(const Problem& p, MemoryList& list) {
+  if (p.bias) list.add("bias", p.bias.data, p.bias.elements * size_of(p.bias.dtype), size_of(p.bias.dtype));
+  if (p.dropout.bits) list.add("dropout.bits", p.dropout.bits, p.dropout.bytes, 1);
+  if (p.sink) list.add("sink", p.sink.data, p.query.heads() * 4, 4);
+}
+
+void add_score_gradients(const Problem& p, MemoryList& list) {
+  if (p.bias.gradient) list.add("bias.gradient", p.bias.gradient, p.bias.elements * 4, 4);
+  if (p.sink.gradient) list.add("sink.gradient", p.sink.gradient, p.query.heads() * 4, 4);
+}
+
 void check_pointer(const Memory& m) {
   if (m.bytes == 0) return;
   if (!m.begin) refuse(m.argument, "no memory", "a pointer to its elements");
@@ -258,18 +264,21 @@ void validate(const Problem& p) {
   check_sequences(p);
   check_statistics(p);
   overlay_extent(p);
+  check_scores(p);
 }
 
 void validate_memory(const Problem& p) {
   MemoryList inputs, outputs;
   inputs.add("query", p.query), inputs.add("key", p.key), inputs.add("value", p.value);
   if (p.overlay) inputs.add("overlay", p.overlay.data, overlay_extent(p), 1);
+  add_scores(p, inputs);
   if (p.pass == Pass::backward) {
     inputs.add("output", p.output), inputs.add("output_gradient", p.output_gradient);
     add_statistics(p, inputs);
     outputs.add("query_gradient", p.query_gradient);
     outputs.add("key_gradient", p.key_gradient);
     outputs.add("value_gradient", p.value_gradient);
+    add_score_gradients(p, outputs);
     if (!p.statistics.max && !empty(p.query)) refuse("statistics", "none", "the forward's max and sum");
   } else {
     outputs.add("output", p.output);

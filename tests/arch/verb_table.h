@@ -33,7 +33,7 @@ struct VerbTable {
   Memory<f16> h16;
   Binary add, sub, mul, max;
   Ternary fma, fms;
-  Unary exp2_3, exp2_5;
+  Unary sqrt, exp2_3, exp2_5;
   std::uint16_t (*greater)(const float* a, const float* b);
   std::uint16_t (*unordered)(const float* a);
   void (*select)(std::uint16_t m, const float* a, const float* b, float* r);
@@ -44,6 +44,8 @@ struct VerbTable {
   Unary truncate_bf16, round_bf16;
   Binary interleave;
   void (*store_pairs)(void* p, const float* a, const float* b);
+  void (*philox)(const std::uint64_t (&counter)[kLanes], std::uint64_t high, std::uint64_t seed,
+                 std::uint32_t threshold, std::uint16_t (&kept)[4]);
   Block block[kBlockFormats][2][2];  // [format][accumulate][columns - 1]; null where the arch has none
   void (*begin)();
   void (*end)();
@@ -102,6 +104,7 @@ constexpr VerbTable verb_table() {
       [](const float* a, const float* b, const float* c, float* r) {
         Arch::store(r, Arch::fms(Arch::load(a), Arch::load(b), Arch::load(c)));
       },
+      [](const float* a, float* r) { Arch::store(r, Arch::sqrt(Arch::load(a))); },
       [](const float* a, float* r) { Arch::store(r, Arch::template exp2<3>(Arch::load(a))); },
       [](const float* a, float* r) { Arch::store(r, Arch::template exp2<5>(Arch::load(a))); },
       [](const float* a, const float* b) -> std::uint16_t {
@@ -126,6 +129,9 @@ constexpr VerbTable verb_table() {
         Arch::store(r, Arch::interleave(Arch::load(a), Arch::load(b)));
       },
       [](void* p, const float* a, const float* b) { Arch::store_pairs(p, Arch::load(a), Arch::load(b)); },
+      [](const std::uint64_t(&counter)[kLanes], std::uint64_t high, std::uint64_t seed,
+         std::uint32_t threshold,
+         std::uint16_t(&kept)[4]) { Arch::philox(counter, high, seed, threshold, kept); },
       {},
       [] { Arch::begin(); },
       [] { Arch::end(); },

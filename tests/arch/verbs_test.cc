@@ -7,9 +7,11 @@
 #include <cmath>
 #include <cstring>
 #include <limits>
+#include <random>
 
 #include "arch/float_mode.h"
 #include "arch/machines.h"
+#include "arch/philox.h"
 #include "support/guarded.h"
 #include "support/random.h"
 
@@ -100,6 +102,33 @@ TEST_P(Verbs, Arithmetic) {
 }
 
 // Rounded once or twice: an arch says fma and may or may not have one.
+TEST_P(Verbs, SquareRoot) {
+  for (int round = 0; round < kRounds; ++round) {
+    Lanes a = lanes(), root;
+    for (int i = 0; i < kLanes; ++i) a[i] = std::fabs(a[i]);
+    verbs().sqrt(a, root);
+    for (int i = 0; i < kLanes; ++i) EXPECT_TRUE(same(root[i], std::sqrt(a[i]))) << testing::seed_line();
+  }
+}
+
+TEST_P(Verbs, PhiloxIsThatOfEachCounter) {
+  std::mt19937_64 random(testing::seed());
+  for (int round = 0; round < kRounds; ++round) {
+    std::uint64_t counter[kLanes];
+    for (auto& c : counter) c = round % 2 ? random() : random() % 1000;
+    const std::uint64_t high = random(), seed = random();
+    const auto threshold = static_cast<std::uint32_t>(random() % (Philox::kFraction + 2));
+    std::uint16_t kept[4];
+    verbs().philox(counter, high, seed, threshold, kept);
+    for (int i = 0; i < kLanes; ++i) {
+      std::uint32_t words[4];
+      Philox::words(counter[i], high, seed, words);
+      for (int w = 0; w < 4; ++w)
+        ASSERT_EQ(kept[w] >> i & 1, (words[w] & Philox::kFraction) >= threshold) << testing::seed_line();
+    }
+  }
+}
+
 TEST_P(Verbs, FusedOrNot) {
   for (int round = 0; round < kRounds; ++round) {
     const Lanes a = lanes(), b = lanes(), c = lanes();

@@ -89,7 +89,7 @@ TEST_F(SoftmaxRowTest, TheReferenceIsAnIntegerAndMovesOnlyPastTheHeadroom) {
   scores(s);
   step(2).plain()(kRow);
   EXPECT_EQ(state_->m[kRow], 10.0f);
-  EXPECT_NEAR(state_->finish(kRow).max, s[3], 1e-5);
+  EXPECT_NEAR(state_->finish(kRow, -kernels::kInfinity).max, s[3], 1e-5);
 }
 
 TEST_F(SoftmaxRowTest, AMoveRescalesEverythingSummedSoFarExactly) {
@@ -113,7 +113,7 @@ TEST_F(SoftmaxRowTest, StatisticsAreRelativeToTheTrueMaximum) {
   step(0).plain()(kRow);
   double sum = 0;
   for (const float x : s) sum += std::exp(double{x} - double{s[6]});
-  const auto done = state_->finish(kRow);
+  const auto done = state_->finish(kRow, -kernels::kInfinity);
   EXPECT_NEAR(done.max, s[6], 1e-6);
   EXPECT_NEAR(done.sum, sum, 1e-5);
 }
@@ -138,15 +138,15 @@ TEST_F(SoftmaxRowTest, HiddenScoresMayBeAnything) {
   step(0).general()(kRow);
   for (int j = 0; j < 32; ++j)
     EXPECT_NEAR(p(j), j == 4 ? std::exp2(1.4426950f - 1) : 0.0f, j == 4 ? 1e-5 : 0) << j;
-  EXPECT_NEAR(state_->finish(kRow).max, 1, 1e-6);
-  EXPECT_NEAR(state_->finish(kRow).sum, 1, 1e-6);
+  EXPECT_NEAR(state_->finish(kRow, -kernels::kInfinity).max, 1, 1e-6);
+  EXPECT_NEAR(state_->finish(kRow, -kernels::kInfinity).sum, 1, 1e-6);
 }
 
 TEST_F(SoftmaxRowTest, RowsThatSawNothing) {
-  const auto untouched = state_->finish(kRow);
+  const auto untouched = state_->finish(kRow, -kernels::kInfinity);
   scores(std::vector<float>(32, -INFINITY));
   step(0).plain()(kRow);
-  for (const auto& done : {untouched, state_->finish(kRow)}) {
+  for (const auto& done : {untouched, state_->finish(kRow, -kernels::kInfinity)}) {
     EXPECT_EQ(done.inverse, 0.0f);
     EXPECT_EQ(done.max, -FLT_MAX);
     EXPECT_EQ(done.sum, 0.0f);

@@ -148,7 +148,7 @@ def test_dropout_follows_set_seed(mode):
 
 
 def test_gradient_has_the_dropout_of_its_forward(mode):
-    """The output is linear in value: value · dL/dvalue is L, if the gradient drops what the forward dropped."""
+    """The output is linear in value: value · dL/dvalue is L, if both drop the same."""
     *tensors, dy = operands()
     cell = FlashAttention(32, dropout_rate=0.5)
     value, gradient = ms.value_and_grad(Weighted(cell), 2)(*tensors, None, None, dy)

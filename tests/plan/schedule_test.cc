@@ -226,6 +226,37 @@ TEST(Schedule, PartialsOfTheBackwardStayBounded) {
   }
 }
 
+// Tasks that add to the same number of a bias gradient belong to one owner, on any number of threads.
+TEST(Schedule, ABiasNumberHasOneOwner) {
+  constexpr std::int64_t kBatches = 3, kHeads = 2, kSize = 2100;
+  for (int axes = 0; axes < 8; ++axes)
+    for (const int threads : {1, 8}) {
+      Problem p = dense_problem(Pass::backward, Dtype::float32, kBatches, kHeads, kHeads, kSize, kSize, 16,
+                                16, 1, {});
+      float gradient = 0;
+      p.bias.kind = BiasKind::dense, p.bias.gradient = &gradient;
+      const std::int64_t row = axes & 1 ? kSize : 0, plane = row ? kSize * kSize : kSize;
+      const std::int64_t head = axes & 2 ? plane : 0, batch = axes & 4 ? (head ? kHeads * plane : plane) : 0;
+      for (Sequence& s : p.sequences) s.bias = {s.batch * batch, head, row};
+      const Schedule schedule = scheduled(p, false, threads);
+      std::set<std::pair<std::int64_t, std::int64_t>> owned;
+      std::int64_t begin = 0, tasks = 0;
+      ASSERT_EQ(schedule.owners.back(), static_cast<std::int64_t>(schedule.tasks.size()));
+      for (const std::int64_t end : schedule.owners) {
+        std::set<std::pair<std::int64_t, std::int64_t>> mine;
+        for (; begin < end; ++begin, ++tasks) {
+          const Task& t = schedule.tasks[static_cast<std::size_t>(begin)];
+          EXPECT_TRUE(t.row_begin == 0 && t.row_end == kSize) << "split side by side";
+          mine.insert({axes & 4 ? t.sequence : 0, axes & 2 ? t.kv_head : 0});
+        }
+        for (const auto& plane_of_head : mine)
+          EXPECT_TRUE(owned.insert(plane_of_head).second) << "axes " << axes << ", " << threads << " threads";
+      }
+      EXPECT_EQ(owned.size(), (axes & 4 ? kBatches : 1) * (axes & 2 ? kHeads : 1));
+      EXPECT_EQ(tasks, kBatches * kHeads);
+    }
+}
+
 TEST(Schedule, HeavyTasksComeFirst) {
   const Problem p =
       dense_problem(Pass::forward, Dtype::bfloat16, 1, 4, 4, 20000, 20000, 64, 64, 1, {.hi = 0});

@@ -11,7 +11,7 @@ import pytest
 
 torch = pytest.importorskip("torch", reason="the torch_npu layer is for torch, which is not installed")
 import fusion_attention  # noqa: E402
-from fusion_attention.ascend import generator  # noqa: E402
+from fusion_attention import generator  # noqa: E402
 
 
 @pytest.fixture

@@ -11,7 +11,7 @@ import pytest
 from family_calls import DTYPES, compressed_mask, dense_shape
 
 LAYOUTS = ["BSH", "SBH", "BSND", "BNSD", "TND"]
-REFUSALS = (RuntimeError, ValueError, TypeError, NotImplementedError)
+REFUSALS = (RuntimeError, ValueError, TypeError)
 
 
 def legal(layout: str, dtype: str) -> dict:
@@ -39,6 +39,18 @@ def grow(x, axis, by=1):
 
 def mask(shape, dtype=bool):
     return np.zeros(shape, dtype)
+
+
+def prefixed(call, prefix, shape=(3072, 2048)):
+    return {"sparse_mode": 6, "prefix": prefix, "atten_mask": mask(shape)}
+
+
+def cut(mode, post):
+    return {"sparse_mode": mode, "next_tockens": post, "atten_mask": compressed_mask()}
+
+
+def pse(dtype, *shape):
+    return {"pse": np.ones(shape, DTYPES[dtype])}
 
 
 # argument named by the sentence, what is broken, layouts it applies to (None: all)
@@ -128,6 +140,47 @@ BREAKS = [
         ["BSND", "BNSD", "TND"],
         lambda c, t: {n: c[n][..., :0] for n in ("query", "key", "value")},
     ),
+    ("atten_mask", "compressed, mode 6", None, lambda c, t: prefixed(c, [2, 2], (2048, 2048))),
+    ("prefix", "missing", None, lambda c, t: prefixed(c, None)),
+    ("prefix", "empty", None, lambda c, t: prefixed(c, [])),
+    ("prefix", "too few", None, lambda c, t: prefixed(c, [2])),
+    ("prefix", "below Skv - Sq", None, lambda c, t: prefixed(c, [1, 2])),
+    ("prefix", "above Skv", None, lambda c, t: prefixed(c, [6, 2])),
+    ("prefix", "a number", None, lambda c, t: prefixed(c, 2)),
+    (
+        "atten_mask",
+        "mode 5 with a prefix, one for all",
+        LAYOUTS[:4],
+        lambda c, t: {"sparse_mode": 5, "prefix": [2, 2], "atten_mask": mask((3, 5))},
+    ),
+    ("sparse_mode", "5 with TND", ["TND"], lambda c, t: {"sparse_mode": 5, "atten_mask": mask((3, 5))}),
+    ("next_tockens", "mode 7", ["TND"], lambda c, t: cut(7, 1)),
+    ("pre_tockens", "mode 7", ["TND"], lambda c, t: cut(7, 0) | {"pre_tockens": 4}),
+    ("pre_tockens", "mode 8", ["TND"], lambda c, t: cut(8, 0) | {"pre_tockens": 4}),
+    ("pse", "wrong rows", LAYOUTS[:4], lambda c, t: pse(t, 2, 4, 2, 5)),
+    ("pse", "wrong keys", LAYOUTS[:4], lambda c, t: pse(t, 2, 4, 3, 4)),
+    ("pse", "one key", LAYOUTS[:4], lambda c, t: pse(t, 2, 4, 3, 1)),
+    ("pse", "wrong batch", LAYOUTS[:4], lambda c, t: pse(t, 3, 4, 3, 5)),
+    ("pse", "wrong heads", LAYOUTS[:4], lambda c, t: pse(t, 2, 2, 3, 5)),
+    ("pse", "rank 3", LAYOUTS[:4], lambda c, t: pse(t, 4, 3, 5)),
+    ("pse", "compressed and too short", LAYOUTS[:4], lambda c, t: pse(t, 2, 4, 1024, 5)),
+    ("pse", "wrong length", ["TND"], lambda c, t: pse(t, 99)),
+    ("pse", "a dense form", ["TND"], lambda c, t: pse(t, 1, 4, 3, 5)),
+    ("pse", "compressed, other rows than keys", ["TND"], lambda c, t: pse(t, 1, 4, 1024, 5)),
+    ("pse", "another dtype", LAYOUTS[:4], lambda c, t: {"pse": np.ones((2, 4, 3, 5), other(t))}),
+    ("pse", "integers", LAYOUTS[:4], lambda c, t: {"pse": np.ones((2, 4, 3, 5), np.int32)}),
+    ("pse", "mode 7", ["TND"], lambda c, t: cut(7, 0) | pse(t, 4 * 25)),
+    ("pse", "mode 8", ["TND"], lambda c, t: cut(8, 0) | pse(t, 4 * 25)),
+    ("keep_prob", "a string", None, lambda c, t: {"keep_prob": "half"}),
+    ("dropout_mask", "too short", None, lambda c, t: {"dropout_mask": np.zeros(12, np.uint8)}),
+    ("dropout_mask", "bool", None, lambda c, t: {"dropout_mask": np.zeros(120, bool)}),
+    ("seed", "a fraction", None, lambda c, t: {"seed": 0.5, "keep_prob": 0.5}),
+    ("seed", "beyond 64 bits", None, lambda c, t: {"seed": 2**63, "keep_prob": 0.5}),
+    ("offset", "None", None, lambda c, t: {"offset": None, "keep_prob": 0.5}),
+    ("sink", "wrong heads", None, lambda c, t: {"sink": np.zeros(2, np.float32)}),
+    ("sink", "rank 2", None, lambda c, t: {"sink": np.zeros((1, 4), np.float32)}),
+    ("sink", "float64", None, lambda c, t: {"sink": np.zeros(4)}),
+    ("inner_precise", "4", None, lambda c, t: {"inner_precise": 4}),
     ("no_such_argument", "given", None, lambda c, t: {"no_such_argument": 1}),
 ]
 
@@ -136,15 +189,6 @@ CASES = [
     for argument, what, layouts, change in BREAKS
     for layout in (layouts or LAYOUTS)
     for dtype in ("float32", "bfloat16")
-]
-
-# Legal in the documents, built by a later issue: refused with "not yet", never a wrong result.
-LATER = [
-    ("sparse_mode", {"sparse_mode": 6, "prefix": [2, 2], "atten_mask": np.zeros((3072, 2048), bool)}),
-    ("pse", {"pse": np.zeros((2, 4, 3, 5), np.float32)}),
-    ("keep_prob", {"keep_prob": 0.9}),
-    ("sink", {"sink": np.zeros(4, np.float32)}),
-    ("dropout_mask", {"dropout_mask": np.zeros(16, np.uint8)}),
 ]
 
 
@@ -178,12 +222,43 @@ def test_legal(layout, dtype):
     assert np.allclose(np.asarray(out, np.float32), 1)  # all values are 1, and so is their mean
 
 
-@pytest.mark.parametrize(("argument", "extra"), LATER)
-def test_not_yet(argument, extra):
+# What version 2 adds.
+SECOND_BREAKS = [
+    ("pse_type", "negative", lambda c: {"pse_type": -1}),
+    ("pse_type", "4", lambda c: {"pse_type": 4}),
+    ("pse_type", "without pse", lambda c: {"pse_type": 2}),
+    ("pse", "slopes in another dtype", lambda c: {"pse_type": 2, "pse": np.ones(4, np.float16)}),
+    ("pse", "too few slopes", lambda c: {"pse_type": 3, "pse": np.ones(2, np.float32)}),
+    ("pse", "slopes of another batch", lambda c: {"pse_type": 3, "pse": np.ones((3, 4), np.float32)}),
+    ("pse", "slopes that are a bias", lambda c: {"pse_type": 2, "pse": np.ones((2, 4, 3, 5), np.float32)}),
+    ("kv_start_idx", "missing", lambda c: slopes() | {"q_start_idx": [1]}),
+    ("q_start_idx", "missing", lambda c: slopes() | {"kv_start_idx": [1]}),
+    ("q_start_idx", "two", lambda c: slopes() | {"q_start_idx": [1, 2], "kv_start_idx": [1]}),
+    ("kv_start_idx", "far", lambda c: slopes() | {"q_start_idx": [1], "kv_start_idx": [2**50]}),
+    ("q_start_idx", "without slopes", lambda c: {"q_start_idx": [1], "kv_start_idx": [0]}),
+    ("q_start_idx", "a string", lambda c: slopes() | {"q_start_idx": "1", "kv_start_idx": [1]}),
+    ("key_rope", "missing", lambda c: {"query_rope": c["query"]}),
+    ("query_rope", "missing", lambda c: {"key_rope": c["key"]}),
+    ("query_rope", "rank", lambda c: {"query_rope": c["query"][None], "key_rope": c["key"]}),
+    ("query_rope", "dtype", lambda c: {"query_rope": c["query"].astype(np.float16), "key_rope": c["key"]}),
+    ("query_rope", "rows", lambda c: {"query_rope": grow(c["query"], 0), "key_rope": c["key"]}),
+    ("query_rope", "D of zero", lambda c: {n + "_rope": c[n][..., :0] for n in ("query", "key")}),
+    ("key_rope", "width", lambda c: {"query_rope": c["query"], "key_rope": grow(c["key"], -1, 2)}),
+]
+
+
+def slopes():
+    return {"pse_type": 2, "pse": np.ones(4, np.float32)}
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize(("argument", "what", "change"), SECOND_BREAKS)
+def test_version_2_refused(layout, argument, what, change):
     import fusion_attention.numpy as front
 
-    with pytest.raises(NotImplementedError, match=argument):
-        front.npu_fusion_attention(**legal("BNSD", "float32"), **extra)
+    call = legal(layout, "float32")
+    with pytest.raises(REFUSALS, match=f"^{argument}: got .*, allowed is "):
+        front.npu_fusion_attention_v2(**(call | change(call)))
 
 
 GRADIENT_BREAKS = [

@@ -61,7 +61,7 @@ def test_opcheck(name, layout):
     rest = words(layout, causal() if layout != "TND" else None)
     if name == "backward":
         out, top, total = OPERATORS.forward(*given, *rest)
-        rest = (torch.randn_like(out), top, total, out, *rest)
+        rest = (torch.randn_like(out), top, total, out, False, *rest)
     torch.library.opcheck(getattr(OPERATORS, name).default, (*given, *rest))
 
 
@@ -324,11 +324,11 @@ BROKEN = {
     "actual_seq_qlen": (RuntimeError, {"actual_seq_qlen": torch.tensor([[2, 6]])}),
     "actual_seq_kvlen": (RuntimeError, {"actual_seq_kvlen": torch.tensor([2.0])}),
     "softmax_layout": (RuntimeError, {"softmax_layout": "TND"}),
-    "keep_prob": (NotImplementedError, {"keep_prob": 0.5}),
-    "pse": (NotImplementedError, {"pse": torch.zeros(2, 4, 6, 6)}),
-    "sink": (NotImplementedError, {"sink": torch.zeros(4)}),
+    "keep_prob": (RuntimeError, {"keep_prob": 1.5}),
+    "pse": (RuntimeError, {"pse": torch.zeros(2, 4, 5, 6)}),
+    "sink": (RuntimeError, {"sink": torch.zeros(3)}),
     "padding_mask": (RuntimeError, {"padding_mask": torch.zeros(6, 6)}),
-    "dropout_mask": (NotImplementedError, {"dropout_mask": torch.zeros(16, dtype=torch.uint8)}),
+    "dropout_mask": (RuntimeError, {"dropout_mask": torch.zeros(16, dtype=torch.uint8)}),
     "seed": (TypeError, {"seed": 0.5}),
 }
 

@@ -11,12 +11,19 @@
 //   |ô−o| ≤ Σ pⱼ|vⱼ|·((1 + rⱼ)(1 + u_P) / (1 − Δ) − 1 + γ(n)), and never above 2·max|vⱼ|: both are means
 //   max    is off by the largest δ that can be the maximum, sum by Δ and by that δ
 //
+// A sink is one more score, exact, without a value. Dropout multiplies pⱼ by kept / keep_prob after l, two
+// more roundings; the largest |o| grows with it.
+//
 // Backward. The caller's max and sum are exact, so nothing cancels against the row:
 //
 //   P      r = expm1(δ + 8·flat·(|max| + |log sum| + |s|) + e), then u_P
 //   dS     P·(1 + r)·(γ(Dv)·(Σ|dO||v| + Σ|dO||o|) + 2·flat·(|dP| + |Δ|)) + (r + u_P + 2·flat)·|dS|:
 //          the first part is what the subtraction dP − Δ leaves, however small their difference is
 //   dQ dK dV   Σ error·|other factor| + γ(n)·Σ|terms|, times |scale| for dQ and dK
+//   dbias      Σ error(dS) + γ(n)·Σ|dS| over the n pairs that read one number, times |scale| before the scale
+//   dsink      Σ P_sink·(rₛ·|Δ| + (1 + rₛ)·γ(Dv)·Σ|dO||o|) + γ(rows)·Σ|P_sink·Δ|, rₛ as r of an exact score
+//
+// with dropout kept / keep_prob times dP and, in dV, times P, two roundings each,
 //
 // and u·|result| on top. What lies below 2⁻¹²⁶ may be flushed: operands, products, P and results.
 #pragma once
@@ -38,8 +45,12 @@ struct SoftmaxTruth {
   double top = -INFINITY, sum = 0, top_error = 0, sum_error = 0;
   std::vector<double> weight, ratio;  // exp(s − top); r
 
-  SoftmaxTruth(const HeadTruth& t, std::int64_t i, const Route& route)
-      : weight(static_cast<std::size_t>(t.keys)), ratio(static_cast<std::size_t>(t.keys)) {
+  // `sink`: −∞ where there is none.
+  SoftmaxTruth(const HeadTruth& t, std::int64_t i, const Route& route, double sink)
+      : nan(std::isnan(sink)),
+        top(sink),
+        weight(static_cast<std::size_t>(t.keys)),
+        ratio(static_cast<std::size_t>(t.keys)) {
     for (std::int64_t j = 0; j < t.keys; ++j) {
       if (!t.visible[t.at(i, j)]) continue;
       nan |= std::isnan(t.score[t.at(i, j)]);
@@ -47,10 +58,15 @@ struct SoftmaxTruth {
     }
     empty = top == -INFINITY && !nan;
     if (empty) return;
+    const auto roundings = [&](double score) { return 8 * kFlat * (std::fabs(score) + std::fabs(top) + 1); };
     const auto error = [&](std::int64_t j) {
-      return t.score_error[t.at(i, j)] + 8 * kFlat * (std::fabs(t.score[t.at(i, j)]) + std::fabs(top) + 1);
+      return t.score_error[t.at(i, j)] + roundings(t.score[t.at(i, j)]);
     };
     double off = 0, at_top = 0;
+    if (sink != -INFINITY) {
+      sum = std::exp(sink - top), off = sum * std::expm1(std::fmin(roundings(sink), 1) + route.exp_error);
+      if (sink == top) at_top = roundings(sink);
+    }
     for (std::int64_t j = 0; j < t.keys; ++j) {
       if (!t.visible[t.at(i, j)] || t.score[t.at(i, j)] == -INFINITY) continue;
       const auto key = static_cast<std::size_t>(j);
@@ -64,6 +80,8 @@ struct SoftmaxTruth {
     for (std::int64_t j = 0; j < t.keys; ++j)
       if (t.visible[t.at(i, j)] && t.score[t.at(i, j)] + error(j) >= top - at_top)
         top_error = std::fmax(top_error, error(j));
+    if (sink != -INFINITY && sink + roundings(sink) >= top - at_top)
+      top_error = std::fmax(top_error, roundings(sink));
     sum_error = off / sum + kFlat * static_cast<double>(t.keys + 16);
     vague |= sum_error > 0.5;
   }
@@ -72,18 +90,19 @@ struct SoftmaxTruth {
 inline void judge_forward_row(const Problem& p, const Sequence& s, const HeadTruth& t, std::int64_t before,
                               std::int64_t n, std::int64_t i, Verdict& verdict) {
   const Route& route = verdict.route;
-  const SoftmaxTruth row(t, i, route);
+  const SoftmaxTruth row(t, i, route, p.sink ? p.sink.data[n] : -INFINITY);
   const double keys = static_cast<double>(t.keys), terms = testing::sum_error(route, keys);
   for (std::int64_t c = 0; c < t.width; ++c) {
     double out = 0, error = 0, largest = 0;
     for (std::int64_t j = 0; j < t.keys && !row.empty; ++j) {
       if (!t.visible[t.at(i, j)]) continue;
       const auto key = static_cast<std::size_t>(j);
-      const double v = t.v[static_cast<std::size_t>(j * t.width + c)], x = row.weight[key] / row.sum * v;
+      const double v = t.kept[t.at(i, j)] * t.v[static_cast<std::size_t>(j * t.width + c)],
+                   x = row.weight[key] / row.sum * v;
       out += x, largest = std::fmax(largest, std::fabs(v));
-      error +=
-          std::fabs(x) *
-          ((1 + row.ratio[key]) * (1 + route.p_roundoff) / (1 - std::fmin(row.sum_error, 0.5)) - 1 + terms);
+      error += std::fabs(x) *
+               ((1 + row.ratio[key]) * (1 + route.p_roundoff) / (1 - std::fmin(row.sum_error, 0.5)) - 1 +
+                terms + (p.dropout ? 2 * kFlat : 0));
     }
     if (row.vague || error > 2 * largest) error = 2 * largest;
     error += 4 * keys * kFlush * (1 + largest);
@@ -131,17 +150,62 @@ struct Sums {
   std::int64_t rows;
 };
 
-// What one row adds to the gradients of a head, pair by pair.
-inline void add_row_gradients(const HeadTruth& t, const double* d_o, const double* out, double top,
-                              double sum, std::int64_t i, const Route& route, Sums& dq, Sums& dk, Sums& dv) {
-  const double gamma = sum_error(route, static_cast<double>(t.width));
-  double delta = 0, delta_size = 0;
-  for (std::int64_t c = 0; c < t.width; ++c) {
-    delta += d_o[c] * out[c], delta_size += std::fabs(d_o[c] * out[c]);
+// The gradients of bias and sink, over all sequences. Where a bias broadcasts, many pairs share a number.
+struct ScoreSums {
+  explicit ScoreSums(const Problem& p)
+      : bias(1, p.bias.gradient ? p.bias.elements : 0),
+        pairs(bias.value.size()),
+        sink(1, p.sink ? p.query.heads() : 0) {}
+
+  void add_sink(std::int64_t n, double prob, double prob_error, double delta, double delta_error) {
+    sink.add(n, -prob * delta, prob * (prob_error * std::fabs(delta) + (1 + prob_error) * delta_error));
+    rows += 1;
   }
+  void add_bias(std::int64_t place, double ds, double error) {
+    bias.add(place, ds, error), pairs[static_cast<std::size_t>(place)] += 1;
+  }
+  void judge(const Problem& p, Verdict& verdict) const {
+    const double factor = p.bias.before_scale ? p.scale : 1;
+    for (std::size_t e = 0; e < pairs.size(); ++e)
+      judge_number("bias_gradient", bias, e, p.bias.gradient[e], factor, pairs[e], verdict);
+    for (std::size_t n = 0; n < sink.value.size() && p.sink.gradient; ++n)
+      judge_number("sink_gradient", sink, n, p.sink.gradient[n], 1,
+                   rows / static_cast<double>(p.query.heads()), verdict);
+  }
+
+  Sums bias;
+  std::vector<double> pairs;  // that read a number of the bias
+  Sums sink;
+  double rows = 0;  // of all heads
+
+ private:
+  static void judge_number(const char* what, const Sums& sums, std::size_t at, double got, double factor,
+                           double count, Verdict& verdict) {
+    const double want = factor * sums.value[at], terms = sum_error(verdict.route, count);
+    const double lost = sums.error[at] + terms * sums.size[at] + 4 * count * kFlush;
+    verdict.element(what, 0, 0, 0, static_cast<std::int64_t>(at), got, want, std::fabs(factor) * lost,
+                    kFlat * std::fabs(want) + kFlush);
+  }
+};
+
+struct Delta {
+  double value = 0, size = 0;  // Σ dO∘O, Σ |dO∘O|
+
+  Delta(const double* d_o, const double* out, std::int64_t width) {
+    for (std::int64_t c = 0; c < width; ++c) value += d_o[c] * out[c], size += std::fabs(d_o[c] * out[c]);
+  }
+};
+
+// What one row adds to the gradients of a head, pair by pair; `visit` gets the key, dS and its error.
+template <class Visit>
+void add_row_gradients(const HeadTruth& t, const double* d_o, const double* out, double top, double sum,
+                       std::int64_t i, const Route& route, Sums& dq, Sums& dk, Sums& dv, Visit visit) {
+  const double gamma = sum_error(route, static_cast<double>(t.width));
+  const Delta row(d_o, out, t.width);
+  const double delta = row.value, delta_size = row.size;
   for (std::int64_t j = 0; j < t.keys; ++j) {
     if (!t.visible[t.at(i, j)]) continue;
-    const double score = t.score[t.at(i, j)], prob = std::exp(score - top) / sum;
+    const double score = t.score[t.at(i, j)], prob = std::exp(score - top) / sum, kept = t.kept[t.at(i, j)];
     // A score of −∞ is a weight of exactly 0, whatever its error.
     const double off =
         score == -INFINITY
@@ -151,8 +215,8 @@ inline void add_row_gradients(const HeadTruth& t, const double* d_o, const doubl
                          route.exp_error);
     double dp = 0, dp_size = 0, flushed = 0;
     for (std::int64_t c = 0; c < t.width; ++c) {
-      const double v = t.v[static_cast<std::size_t>(j * t.width + c)];
-      dp += d_o[c] * v, dp_size += std::fabs(d_o[c] * v);
+      const double v = kept == 0 ? 0 : kept * t.v[static_cast<std::size_t>(j * t.width + c)];
+      dp += kept == 0 ? 0 : d_o[c] * v, dp_size += kept == 0 ? 0 : std::fabs(d_o[c] * v);
       flushed += 4 * kFlush * (1 + std::fabs(d_o[c]) + std::fabs(v) + std::fabs(out[c]));
     }
     const double ds = prob * (dp - delta);
@@ -160,9 +224,11 @@ inline void add_row_gradients(const HeadTruth& t, const double* d_o, const doubl
         prob * (1 + off) *
             (gamma * (dp_size + delta_size) + 2 * kFlat * (std::fabs(dp) + std::fabs(delta)) + flushed) +
         (off + route.p_roundoff + 2 * kFlat) * std::fabs(ds) + 4 * kFlush * (1 + std::fabs(dp - delta));
-    const double p_error = (off + route.p_roundoff) * prob + 4 * kFlush;
+    visit(j, ds, ds_error);
+    const double dropped = kept == 0 ? 0 : kept * prob,
+                 p_error = (kept == 0 ? 0 : (off + route.p_roundoff + 2 * kFlat) * dropped) + 4 * kFlush;
     for (std::int64_t c = 0; c < t.width; ++c)
-      dv.add(j * t.width + c, prob * d_o[c], p_error * std::fabs(d_o[c]));
+      dv.add(j * t.width + c, dropped * d_o[c], p_error * std::fabs(d_o[c]));
     for (std::int64_t d = 0; d < t.depth; ++d) {
       const double kd = t.k[static_cast<std::size_t>(j * t.depth + d)],
                    qd = t.q[static_cast<std::size_t>(i * t.depth + d)];
@@ -173,7 +239,7 @@ inline void add_row_gradients(const HeadTruth& t, const double* d_o, const doubl
 }
 
 inline void judge_head_gradients(const Problem& p, const Sequence& s, std::int64_t before, std::int64_t n,
-                                 Sums& dk, Sums& dv, Verdict& verdict) {
+                                 Sums& dk, Sums& dv, ScoreSums& scores, Verdict& verdict) {
   const HeadTruth t(p, s, n, verdict.route);
   const auto d_o = HeadTruth::rows_of(p.output_gradient, s.batch, n, s.row, s.rows),
              out = HeadTruth::rows_of(p.output, s.batch, n, s.row, s.rows);
@@ -182,8 +248,18 @@ inline void judge_head_gradients(const Problem& p, const Sequence& s, std::int64
     const std::int64_t entry = statistics_entry(p, s, before, n, i);
     const double top = p.statistics.max[entry], sum = p.statistics.sum[entry];
     if (top <= -FLT_MAX) continue;
-    add_row_gradients(t, d_o.data() + i * t.width, out.data() + i * t.width, top, sum, i, verdict.route, dq,
-                      dk, dv);
+    const double *row_d_o = d_o.data() + i * t.width, *row_out = out.data() + i * t.width;
+    add_row_gradients(t, row_d_o, row_out, top, sum, i, verdict.route, dq, dk, dv,
+                      [&](std::int64_t j, double ds, double error) {
+                        if (p.bias.gradient) scores.add_bias(bias_index(p, s, n, i, j), ds, error);
+                      });
+    if (!p.sink) continue;
+    const Delta delta(row_d_o, row_out, t.width);
+    const double sink = p.sink.data[n],
+                 off = std::expm1(8 * kFlat * (std::fabs(top) + std::fabs(std::log(sum)) + std::fabs(sink)) +
+                                  verdict.route.exp_error);
+    scores.add_sink(n, std::exp(sink - top) / sum, off, delta.value,
+                    sum_error(verdict.route, static_cast<double>(t.width)) * delta.size + 4 * kFlush);
   }
   dq.judge("query_gradient", p.query_gradient, s, n, s.row, static_cast<double>(s.keys), p.scale, verdict);
 }
@@ -223,18 +299,20 @@ inline void judge_forward(const Problem& p, Verdict& verdict) {
 }
 
 inline void judge_backward(const Problem& p, Verdict& verdict) {
+  ScoreSums scores(p);
   std::int64_t before = 0;
   for (const Sequence& s : p.sequences) {
     for (std::int64_t kv = 0; kv < p.key.heads(); ++kv) {
       Sums dk(s.keys, p.key.channels()), dv(s.keys, p.value.channels());
       for (std::int64_t g = 0; g < p.group(); ++g)
-        judge_head_gradients(p, s, before, kv * p.group() + g, dk, dv, verdict);
+        judge_head_gradients(p, s, before, kv * p.group() + g, dk, dv, scores, verdict);
       const double count = static_cast<double>(s.rows * p.group());
       dk.judge("key_gradient", p.key_gradient, s, kv, s.key, count, p.scale, verdict);
       dv.judge("value_gradient", p.value_gradient, s, kv, s.key, count, 1, verdict);
     }
     before += s.rows;
   }
+  scores.judge(p, verdict);
   judge_uncovered("query_gradient", p, p.query_gradient, /*keys=*/false, verdict);
   judge_uncovered("key_gradient", p, p.key_gradient, /*keys=*/true, verdict);
   judge_uncovered("value_gradient", p, p.value_gradient, /*keys=*/true, verdict);

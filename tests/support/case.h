@@ -8,6 +8,7 @@
 #include <cstring>
 #include <deque>
 #include <random>
+#include <utility>
 #include <vector>
 
 #include "base/half.h"
@@ -67,6 +68,7 @@ class Case {
     p.statistics.max = reinterpret_cast<float*>(region(entries() * 4));
     p.statistics.sum = reinterpret_cast<float*>(region(entries() * 4));
     make_overlay();
+    make_scores();
   }
 
   // The backward's inputs from the forward: its output and statistics. `whole` > 1: as if the row were a
@@ -107,6 +109,8 @@ class Case {
       std::fill_n(problem.statistics.max, entries(), NAN);
       std::fill_n(problem.statistics.sum, entries(), NAN);
     }
+    for (const auto& [gradient, count] : score_gradients())
+      if (gradient) std::fill_n(gradient, count, NAN);
     for (Region& r : regions_) r.before.assign(r.memory.head(), r.memory.head() + r.memory.size());
   }
 
@@ -117,6 +121,8 @@ class Case {
     if (problem.pass == Pass::forward && problem.statistics.max)
       for (float* s : {problem.statistics.max, problem.statistics.sum})
         forgive(reinterpret_cast<std::byte*>(s), entries() * 4);
+    for (const auto& [gradient, count] : score_gradients())
+      if (gradient) forgive(reinterpret_cast<std::byte*>(gradient), count * 4);
     std::int64_t changed = 0;
     for (Region& r : regions_)
       for (std::size_t i = 0; i < r.before.size(); ++i) changed += r.before[i] != r.memory.head()[i];
@@ -139,6 +145,12 @@ class Case {
   std::vector<const TensorView*> outputs() const {
     if (problem.pass == Pass::forward) return {&problem.output};
     return {&problem.query_gradient, &problem.key_gradient, &problem.value_gradient};
+  }
+
+  // Those of bias and sink, and how many numbers each holds; null where there is none.
+  std::array<std::pair<float*, std::int64_t>, 2> score_gradients() const {
+    if (problem.pass == Pass::forward) return {};
+    return {{{problem.bias.gradient, problem.bias.elements}, {problem.sink.gradient, problem.query.heads()}}};
   }
 
   // Memory of which a byte that nobody wrote is part of a NaN.
@@ -225,6 +237,42 @@ class Case {
     for (std::int64_t i = 0; i < bytes; ++i)
       data[i] = random_() % 100 < hidden ? static_cast<std::uint8_t>(1 + random_() % 255) : 0;
     o.data = data;
+  }
+
+  TensorView numbers(Dtype dtype, std::int64_t count) {
+    TensorView v{.dtype = dtype, .shape = {1, 1, 1, count}, .stride = {0, 0, 0, 1}};
+    v.data = region(count * size_of(dtype), one_in(2));
+    return v;
+  }
+
+  // Described bias, dropout bits and sinks get memory of their own, and gradients where there is a backward.
+  void make_scores() {
+    Problem& p = problem;
+    std::normal_distribution<double> normal;
+    if (p.bias) {
+      const TensorView data = numbers(p.bias.dtype, p.bias.elements);
+      const double spread = std::array{0.1, 1.0, 1.0, 20.0}[random_() % 4];
+      // −∞ is how many hide keys; a scale could make +∞ or NaN of it.
+      const bool hides = p.bias.kind == BiasKind::dense && !p.bias.before_scale && random_() % 4 == 0;
+      each(data, [&](auto... at) {
+        write(data, at..., hides && random_() % 8 == 0 ? -INFINITY : spread * normal(random_));
+      });
+      p.bias.data = data.data;
+      if (p.bias.gradient)
+        p.bias.gradient = static_cast<float*>(numbers(Dtype::float32, p.bias.elements).data);
+    }
+    if (p.dropout.bits) {
+      auto* bits = reinterpret_cast<std::uint8_t*>(region(p.dropout.bytes, one_in(2)));
+      for (std::int64_t i = 0; i < p.dropout.bytes; ++i) bits[i] = static_cast<std::uint8_t>(random_());
+      p.dropout.bits = bits;
+    }
+    if (p.sink) {
+      const TensorView data = numbers(Dtype::float32, p.query.heads());
+      each(data, [&](auto... at) { write(data, at..., 3 * normal(random_)); });
+      p.sink.data = static_cast<const float*>(data.data);
+      if (p.sink.gradient)
+        p.sink.gradient = static_cast<float*>(numbers(Dtype::float32, p.query.heads()).data);
+    }
   }
 
   std::mt19937_64 random_;

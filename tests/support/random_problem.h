@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <memory>
 
+#include "problem/planes.h"
 #include "support/case.h"
 
 namespace fusion_attention::testing {
@@ -21,6 +22,7 @@ class Draw {
   std::int64_t between(std::int64_t low, std::int64_t high) {
     return low + static_cast<std::int64_t>(random_() % static_cast<std::uint64_t>(high - low + 1));
   }
+  std::uint64_t number() { return random_(); }
   bool one_in(unsigned n) { return random_() % n == 0; }
   std::int64_t length() {
     return pick<std::int64_t>(
@@ -91,10 +93,12 @@ inline void shift(Draw& draw, Sequence& s) {
   if (s.band.prefix) s.band.prefix += s.key0;
 }
 
+// The address of what is described only: Case gives it memory.
+alignas(8) inline constexpr std::uint8_t kDescribed[8] = {};
+
 // A dense mask over the axes that a draw picks, described by its strides; Case gives it memory.
 inline void describe_overlay(Draw& draw, Problem& p) {
-  static const std::uint8_t kDescribed = 0;
-  p.overlay.data = &kDescribed;
+  p.overlay.data = kDescribed;
   std::int64_t stride = 1;
   const std::int64_t sizes[] = {p.query.batches(), p.query.heads(), p.query.rows(), p.key.rows()};
   for (std::size_t axis = 4; axis-- > 0;) {
@@ -143,9 +147,88 @@ inline Problem random_problem(Draw& draw, Pass pass) {
   }
 }
 
-inline std::unique_ptr<Case> random_case(std::uint64_t seed, Pass pass, bool infinities = true) {
+inline float* described_gradient() {
+  static float gradient = 0;
+  return &gradient;
+}
+
+// Rows as keys, and a band that shows no key after its row.
+inline void make_causal(Draw& draw, Problem& p) {
+  for (Sequence& s : p.sequences) {
+    s.rows = s.keys = std::min(s.rows, s.keys);
+    s.row0 = s.key0 = draw.one_in(2) ? 0 : draw.between(0, 100);
+    s.band = {.lo = draw.one_in(2) ? -Band::kFar : -draw.between(0, s.rows), .hi = -draw.between(0, 1)};
+  }
+}
+
+inline void describe_bias(Draw& draw, Problem& p) {
+  p.bias.kind = draw.pick({BiasKind::dense, BiasKind::dense, BiasKind::distance, BiasKind::root_distance});
+  const bool dense = p.bias.kind == BiasKind::dense;
+  if (dense) {
+    p.bias.dtype = draw.pick({Dtype::float32, p.query.dtype});
+    p.bias.before_scale = draw.one_in(2);
+    if (p.pass == Pass::backward && !draw.one_in(3)) p.bias.gradient = described_gradient();
+    if (draw.one_in(4)) {
+      make_causal(draw, p);
+      p.bias.last_rows = draw.between(1, draw.pick<std::int64_t>({4, 70, 300}));
+    }
+  }
+  natural_bias(p, {draw.one_in(2), !draw.one_in(4), !draw.one_in(4)}, numbering_of(p));
+  const bool far = draw.one_in(3);
+  for (Sequence& s : p.sequences)
+    if (!dense) s.bias_shift = far ? draw.between(-700, 700) : draw.between(-1, 1);
+  if (!dense || !draw.one_in(3)) return;
+  // The slice of a larger array: rows and heads farther apart, an origin.
+  const std::int64_t origin = draw.between(0, 9), apart = draw.between(0, 9);
+  std::int64_t last = 0;
+  for (Sequence& s : p.sequences) {
+    const std::int64_t rows = p.bias.last_rows ? p.bias.last_rows : s.rows;
+    if (s.bias.row) s.bias.row += apart;
+    if (s.bias.head) s.bias.head += (rows + 1) * apart;
+    s.bias.base += origin;
+    last = std::max(last, s.bias.base + std::max<std::int64_t>(rows - 1, 0) * s.bias.row +
+                              (p.query.heads() - 1) * s.bias.head + std::max<std::int64_t>(s.keys, 1));
+  }
+  p.bias.elements = last + draw.between(0, 3);
+}
+
+inline void describe_dropout(Draw& draw, Problem& p) {
+  p.dropout = {.keep_prob = 0.01 * static_cast<double>(draw.between(10, 95)),
+               .seed = draw.one_in(2) ? draw.number() : draw.number() % 100,
+               .offset = draw.one_in(2) ? draw.number() : 0};
+  std::int64_t count = natural_dropout(p, numbering_of(p));
+  if (draw.one_in(3)) {  // a shard: columns of longer rows, and an origin, past 2^32 without bits
+    const std::int64_t apart = draw.between(0, 9),
+                       origin = draw.between(0, draw.one_in(2) ? 50 : std::int64_t{1} << 40);
+    for (Sequence& s : p.sequences) {
+      s.dropout.row += apart, s.dropout.head += (s.rows + 1) * apart, s.dropout.base += origin;
+      count = std::max(count, s.dropout.base + (p.query.heads() - 1) * s.dropout.head +
+                                  std::max<std::int64_t>(s.rows - 1, 0) * s.dropout.row + s.keys);
+    }
+  }
+  if (!draw.one_in(4) || count > 1 << 24) return;
+  p.dropout.bits = kDescribed;
+  p.dropout.bytes = (count + 7) / 8 + draw.between(0, 1);
+}
+
+// Gives a problem a bias, dropout, sinks, by draw; mostly one or two of them.
+inline void with_scores(Draw& draw, Problem& p) {
+  if (draw.one_in(2)) describe_bias(draw, p);
+  if (draw.one_in(2)) describe_dropout(draw, p);
+  if (draw.one_in(3)) {
+    p.sink.data = reinterpret_cast<const float*>(kDescribed);
+    if (p.pass == Pass::backward && !draw.one_in(3)) p.sink.gradient = described_gradient();
+  }
+}
+
+// Of bias, dropout and sinks nothing, or what with_scores() draws.
+enum class Scores { plain, joined };
+
+inline std::unique_ptr<Case> random_case(std::uint64_t seed, Pass pass, bool infinities = true,
+                                         Scores scores = Scores::plain) {
   Draw draw(seed);
-  const Problem p = random_problem(draw, pass);
+  Problem p = random_problem(draw, pass);
+  if (scores == Scores::joined) with_scores(draw, p);
   auto fill = draw.pick({Fill::normal, Fill::normal, Fill::large, Fill::growing, Fill::tiny, Fill::constant});
   if (pass == Pass::forward && draw.one_in(12)) fill = Fill::extreme;
   auto made = std::make_unique<Case>(p, seed, fill, Layout::random);

@@ -17,8 +17,10 @@ namespace {
 
 std::unique_ptr<Case> case_of(const Problem& problem, const std::string& line, std::uint64_t seed,
                               bool infinities) {
-  auto random = random_case(seed, problem.pass, infinities);
-  if (text(random->problem) == line) return random;
+  for (const Scores scores : {Scores::plain, Scores::joined}) {
+    auto random = random_case(seed, problem.pass, infinities, scores);
+    if (text(random->problem) == line) return random;
+  }
   auto made = std::make_unique<Case>(problem, seed, Fill::normal, Layout::contiguous);
   if (problem.pass == Pass::backward) made->forward_first(1);
   made->poison_outputs();

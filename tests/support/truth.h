@@ -7,6 +7,7 @@
 #include <string>
 #include <vector>
 
+#include "ref/scores.h"
 #include "support/case.h"
 
 namespace fusion_attention::testing {
@@ -72,6 +73,24 @@ class Verdict {
   std::string first;
 };
 
+// The index of Bias::data that a pair reads: the data of a head are its last rows, so row r of `last` is
+// local row rows − last + r, and an earlier row reads one of them at the same distance.
+inline std::int64_t bias_index(const Problem& p, const Sequence& s, std::int64_t head, std::int64_t i,
+                               std::int64_t j) {
+  const std::int64_t last = p.bias.last_rows > 0 ? p.bias.last_rows : s.rows, first = s.rows - last;
+  const std::int64_t row = i >= first ? i - first : i % last, column = j - i + first + row;
+  return s.bias.base + head * s.bias.head + row * s.bias.row + column;
+}
+
+inline double bias_of(const Problem& p, const Sequence& s, std::int64_t head, std::int64_t i,
+                      std::int64_t j) {
+  TensorView numbers{.data = const_cast<void*>(p.bias.data), .dtype = p.bias.dtype, .stride = {0, 0, 0, 1}};
+  if (p.bias.kind == BiasKind::dense) return read(numbers, 0, 0, 0, bias_index(p, s, head, i, j));
+  const double distance = static_cast<double>(std::abs(j - i + s.bias_shift));
+  return -read(numbers, 0, 0, 0, s.bias.base + head * s.bias.head) *
+         (p.bias.kind == BiasKind::distance ? distance : std::sqrt(distance));
+}
+
 // fp64 operands and scores of one (sequence, query head), and how far an fp32 score may be from them.
 class HeadTruth {
  public:
@@ -81,7 +100,7 @@ class HeadTruth {
     q = rows_of(p.query, s.batch, head, s.row, rows), k = rows_of(p.key, s.batch, kv, s.key, keys),
     v = rows_of(p.value, s.batch, kv, s.key, keys);
     visible.resize(static_cast<std::size_t>(rows * keys));
-    score.resize(visible.size()), score_error.resize(visible.size());
+    score.resize(visible.size()), score_error.resize(visible.size()), kept.resize(visible.size(), 1);
     for (std::int64_t i = 0; i < rows; ++i) {
       const Interval sees = s.band.row(s.row0 + i, s.key0 + keys);
       for (std::int64_t j = 0; j < keys; ++j) {
@@ -89,7 +108,10 @@ class HeadTruth {
         const bool hidden =
             o && o.data[s.batch * o.stride[0] + head * o.stride[1] + i * o.stride[2] + j * o.stride[3]];
         visible[at(i, j)] = j + s.key0 >= sees.begin && j + s.key0 < sees.end && !hidden;
-        if (visible[at(i, j)]) score_pair(i, j, p.scale, route);
+        if (!visible[at(i, j)]) continue;
+        score_pair(i, j, p.scale, route);
+        if (p.bias) add_bias(p, s, head, i, j);
+        if (p.dropout) kept[at(i, j)] = ref::kept_factor(p, s, head, i, j);
       }
     }
   }
@@ -108,6 +130,7 @@ class HeadTruth {
   std::int64_t rows, keys, depth, width;
   std::vector<bool> visible;
   std::vector<double> score, score_error, q, k, v;
+  std::vector<double> kept;  // of dropout: 0 or 1 / keep_prob
 
  private:
   // |δs| ≤ |scale|·((products·D + 2)·flat + dropped)·Σ|q||k|, and what is flushed: q, k or a product.
@@ -121,6 +144,17 @@ class HeadTruth {
     const double terms = (route.products * static_cast<double>(depth) + 2) * kFlat + route.dropped;
     score[at(i, j)] = scale * dot;
     score_error[at(i, j)] = std::fabs(scale) * (terms * size + 4 * kFlush * flushed);
+  }
+
+  // The bias may cancel the product: some roundings of both, beside those of their sum. A slope times a
+  // distance (or its root) is rounded three times.
+  void add_bias(const Problem& p, const Sequence& s, std::int64_t head, std::int64_t i, std::int64_t j) {
+    const double product = score[at(i, j)], factor = p.bias.before_scale ? p.scale : 1;
+    const double bias = factor * bias_of(p, s, head, i, j);
+    score[at(i, j)] = product + bias;
+    if (std::isfinite(bias))
+      score_error[at(i, j)] +=
+          8 * kFlat * (std::fabs(product) + std::fabs(bias)) + 8 * kFlush * (1 + std::fabs(factor));
   }
 };
 

@@ -10,6 +10,7 @@
 #pragma once
 
 #include <cstdint>
+#include <memory>
 #include <optional>
 #include <string>
 #include <vector>
@@ -20,32 +21,46 @@
 namespace fusion_attention {
 
 // Every argument of the documents after query, key and value, under the spelling of version 2, with the
-// documents' defaults. `not yet` marks what is legal there and refused here until a later release.
+// documents' defaults.
 struct FusionAttentionOptions {
   static constexpr std::int64_t kAllTokens = 2147483647;
 
   std::int64_t head_num = 0;  // N of query
   std::string input_layout;   // BSH, SBH, BSND, BNSD, TND, in either case
   double scale = 1.0;         // scale_value in the gradients
-  double keep_prob = 1.0;     // (0, 1]; below 1: not yet
 
   Array atten_mask;  // bool, uint8 or int8, non-zero hides; absent: full attention whatever the mode
-  std::int64_t sparse_mode = 0;  // 0 … 8; 5 … 8 with a mask: not yet
+  std::int64_t sparse_mode = 0;  // 0 … 6 but for TND; TND: 0 … 8 except 5
   std::int64_t pre_tokens = kAllTokens;
   std::int64_t next_tokens = kAllTokens;
-  std::optional<std::vector<std::int64_t>> prefix;  // modes 5 and 6 only
+  std::optional<std::vector<std::int64_t>> prefix;  // modes 5 and 6: one per batch entry or sequence
 
   std::optional<std::vector<std::int64_t>> actual_seq_qlen;   // TND: cumulative ends, no leading 0
   std::optional<std::vector<std::int64_t>> actual_seq_kvlen;  // as many
   std::string softmax_layout;                                 // "", or "TND" under input_layout TND
 
-  Array padding_mask;                                                  // must be absent, as documented
-  Array pse, query_rope, key_rope, sink, dropout_mask;                 // not yet
-  std::int64_t pse_type = 1;                                           // 0, 2, 3: not yet
-  std::optional<std::vector<std::int64_t>> q_start_idx, kv_start_idx;  // not yet
-  std::int64_t inner_precise = 0;                                      // no numeric effect (ruling 22)
+  Array pse;  // query's type [1 or B, 1 or N, 1 or Sq, Skv] and more: api/pse.h; slopes: float32
+  std::int64_t pse_type = 1;  // 0 scale·QKᵀ + pse, 1 scale·(QKᵀ + pse), 2 and 3 slopes
+  std::optional<std::vector<std::int64_t>> q_start_idx, kv_start_idx;  // one number each, or neither
+
+  double keep_prob = 1.0;             // (0, 1]
+  std::int64_t seed = 0, offset = 0;  // of the dropout bits
+  Array dropout_mask;                 // uint8, a bit per score, used instead of seed and offset
+
+  Array sink;                      // float32 [N]
+  Array query_rope, key_rope;      // both or neither: more channels of query and key
+  Array padding_mask;              // must be absent, as documented
+  std::int64_t inner_precise = 0;  // no numeric effect (ruling 22)
 
   bool tockens = false;  // refusals say pre_tockens and next_tockens, as version 1 spells them
+};
+
+// Where the backward writes: contiguous memory of the shape and type of what each is the gradient of.
+struct Gradients {
+  void *dq = nullptr, *dk = nullptr, *dv = nullptr;
+  void* dpse = nullptr;  // null: not computed; slopes have none
+  void *dq_rope = nullptr, *dk_rope = nullptr;  // null: not written
+  float* dsink = nullptr;  // null: not computed
 };
 
 // One call, read and checked against shapes and dtypes; no element of query, key, value or a mask has been
@@ -64,9 +79,9 @@ class FusionAttention {
   void forward(void* attention_out, float* softmax_max, float* softmax_sum);
 
   // The statistics and attention_in are used as given, never recomputed: they may belong to a longer row
-  // than this call sees (ring attention). dq, dk, dv: contiguous memory of query's, key's and value's shape.
+  // than this call sees (ring attention).
   void backward(const Array& dy, const Array& softmax_max, const Array& softmax_sum,
-                const Array& attention_in, void* dq, void* dk, void* dv);
+                const Array& attention_in, const Gradients& gradients);
 
   // What forward or backward will compute, without the pointers that they are given.
   const Problem& problem() const { return problem_; }
@@ -76,13 +91,14 @@ class FusionAttention {
   std::vector<std::string> notes() const;
 
  private:
+  struct Given;
+  struct Copies;
+
   TensorView like_output(const Array& array, const char* argument) const;
+  void copy_inputs(Copies& copies, bool contiguous_pse);
 
   Problem problem_;
-  Array query_, key_, value_;
-  std::string input_layout_;
-  std::int64_t sparse_mode_;
-  bool masked_;
+  std::shared_ptr<const Given> given_;
   std::vector<std::int64_t> output_shape_, statistics_shape_;
   std::int64_t numels_ = 0;
 };

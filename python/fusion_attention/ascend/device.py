@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch.overrides import TorchFunctionMode
 
-from fusion_attention.ascend import generator
+from fusion_attention import generator
 from fusion_attention.ascend.patches import Patches
 
 NPU_NAMES = ("npu", "npu:0")

@@ -22,18 +22,9 @@ class Words(NamedTuple):
     alibi: bool
 
 
-_INT, _BOOL = _check.as_int, _check.as_bool
-_CHECKS: tuple[Callable[[str, Any], Any], ...] = (
-    _INT,
-    _check.as_float,
-    _INT,
-    _INT,
-    _check.as_str,
-    _INT,
-    _INT,
-    _BOOL,
-    _BOOL,
-)
+_INT, _FLOAT, _STR, _BOOL = _check.as_int, _check.as_float, _check.as_str, _check.as_bool
+_CHECKS: tuple[Callable[[str, Any], Any], ...]
+_CHECKS = (_INT, _FLOAT, _INT, _INT, _STR, _INT, _INT, _BOOL, _BOOL)
 
 
 def checked(*given: Any) -> Words:

@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from typing import Any
 
 import torch
-from fusion_attention.ascend import generator
+from fusion_attention import generator
 from fusion_attention.ascend.switch import device_level
 
 

@@ -57,3 +57,14 @@ class PhiloxState:
 
 
 default = PhiloxState()
+
+
+def manual_seed(seed: int) -> None:
+    """Seeds what dropout draws from where a call names no seed and offset of its own."""
+    default.manual_seed(seed)
+
+
+def draw() -> tuple[int, int]:
+    """The seed, as the signed number of 64 bits that tensors hold, and the offset of one call."""
+    seed, offset = default.draw()
+    return (seed - 2**64 if seed >= 2**63 else seed), offset

@@ -1,0 +1,66 @@
+#include "plan/sink.h"
+
+#include <cfloat>
+#include <cmath>
+
+#include "base/half.h"
+#include "base/parallel.h"
+#include "fusion_attention/run.h"
+
+namespace fusion_attention::plan {
+namespace {
+
+template <class T>
+const T* row_of(const TensorView& view, std::int64_t batch, std::int64_t head, std::int64_t row) {
+  return static_cast<const T*>(view.data) + batch * view.stride[0] + head * view.stride[1] +
+         row * view.stride[2];
+}
+
+template <class T>
+double delta(const Problem& p, const Sequence& s, std::int64_t head, std::int64_t i) {
+  const T* d_o = row_of<T>(p.output_gradient, s.batch, head, s.row + i);
+  const T* o = row_of<T>(p.output, s.batch, head, s.row + i);
+  double sum = 0;
+  for (std::int64_t c = 0; c < p.output.channels(); ++c)
+    sum += static_cast<double>(to_float(d_o[c])) * static_cast<double>(to_float(o[c]));
+  return sum;
+}
+
+double delta(const Problem& p, const Sequence& s, std::int64_t head, std::int64_t i) {
+  switch (p.query.dtype) {
+    case Dtype::float32:
+      return delta<float>(p, s, head, i);
+    case Dtype::float16:
+      return delta<f16>(p, s, head, i);
+    case Dtype::bfloat16:
+      return delta<bf16>(p, s, head, i);
+  }
+  return 0;
+}
+
+}  // namespace
+
+void sink_gradient(const Problem& p, const std::vector<std::int64_t>& rows_before) {
+  const std::int64_t heads = p.query.heads();
+  const bool head_major = p.statistics.order == StatisticsOrder::head_major;
+  parallel_for(heads, thread_count(), [&](std::int64_t head, int) {
+    const double sink = static_cast<double>(p.sink.data[head]);
+    double sum = 0;
+    for (std::size_t index = 0; index < p.sequences.size(); ++index) {
+      const Sequence& s = p.sequences[index];
+      for (std::int64_t i = 0; i < s.rows; ++i) {
+        const std::int64_t before = rows_before[index];
+        const std::int64_t entry =
+            (before * heads + (head_major ? head * s.rows + i : i * heads + head)) * p.statistics.copies;
+        const double max = static_cast<double>(p.statistics.max[entry]);
+        const double total = static_cast<double>(p.statistics.sum[entry]);
+        if (max <= -FLT_MAX) continue;  // a row of no statistics
+        const double weight = std::exp(sink - max) / total;
+        if (weight != 0) sum -= weight * delta(p, s, head, i);
+      }
+    }
+    p.sink.gradient[head] = static_cast<float>(sum);
+  });
+}
+
+}  // namespace fusion_attention::plan
