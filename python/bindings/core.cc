@@ -193,6 +193,7 @@ NB_MODULE(_core, m) {
                    [](const FusionAttention& call) { return tuple_of(call.statistics_shape()); });
 
   bind_flash_attention_cell(m);
+
   m.def("dropout_mask_bytes", &dropout_mask_bytes, arg("numbers"));
   m.def("dropout_mask", &write_dropout_mask, arg("address"), arg("numbers"), arg("p"), arg("seed"),
         arg("offset"));

@@ -237,7 +237,8 @@ void FlashAttentionCell::add_masks(const FlashAttentionCellOptions& options, std
                        " acts on the tiles of the diagonal alone: with next_block_num = " +
                        number(options.next_block_num) + " the tiles after it are seen in full");
     if (!tiles_after && mask.causal()) {
-      for (Sequence& sequence : problem_.sequences) sequence.band.reach = 0;
+      for (Sequence& sequence : problem_.sequences)
+        (sequence.band.full() ? sequence.band.hi : sequence.band.reach) = 0;
     } else if (hidden_ = mask.hidden(problem_.sequences[0].band); !hidden_.empty()) {
       if (std::find(hidden_.begin(), hidden_.end(), 1) != hidden_.end())
         problem_.overlay = {hidden_.data(), {mask.batches() == 1 ? 0 : rows * keys, 0, keys, 1}};
