@@ -146,8 +146,8 @@ def torch_schemas() -> tuple[str, str]:
     operands = ", ".join(map(_schema_argument, ARGUMENTS[:3]))
     rest = ", ".join(map(_schema_argument, ARGUMENTS[3:]))
     rest = f"bool tockens, {rest}, Tensor? seed=None, Tensor? offset=None"
-    saved = "Tensor dy, Tensor? softmax_max, Tensor? softmax_sum, Tensor? attention_in, bool pse_gradient"
+    saved = "Tensor dy, Tensor? softmax_max, Tensor? softmax_sum, Tensor? attention_in"
     return (
         f"({operands}, {rest}) -> (Tensor attention_out, Tensor softmax_max, Tensor softmax_sum)",
-        f"({operands}, {saved}, {rest}) -> Tensor[] gradients",
+        f"({operands}, {saved}, {rest}, *, bool pse_gradient=False) -> Tensor[] gradients",
     )

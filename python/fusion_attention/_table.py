@@ -221,7 +221,8 @@ RESULTS = {
     "dq": "the gradient of query",
     "dk": "the gradient of key, summed over the query heads that share it",
     "dv": "the gradient of value, summed over the query heads that share it",
-    "dpse": "the gradient of pse in its type and shape, summed over what it broadcasts; None for slopes",
+    "dpse": "the gradient of pse in its type and shape, summed over what it broadcasts; None for slopes, "
+    "whose gradient autograd alone computes, in O(N·Sq·Skv) memory",
     "dq_rope": "the gradient of query_rope, or None",
     "dk_rope": "the gradient of key_rope, or None",
     "dsink": "the gradient of sink, float32 [N], or None",

@@ -12,9 +12,10 @@ from torch import Tensor
 from fusion_attention import _check, _core, generator
 
 _library: Any = torch.library.Library("fusion_attention", "FRAGMENT")  # type: ignore[no-untyped-call]
-# Compilers neither merge two calls of a random operator nor run one of them again.
+# For compiled graphs: drawn at each run, and the same pair for forward and backward. Compilers run a random
+# operator once; that it says it writes its argument keeps two of them from being merged into one.
 _library.define(
-    "draw() -> (Tensor seed, Tensor offset)",
+    "draw(Tensor(a!) order) -> (Tensor seed, Tensor offset)",
     tags=(torch.Tag.nondeterministic_seeded, torch.Tag.pt2_compliant_tag),
 )
 
@@ -23,19 +24,27 @@ def tensor_of(number: int) -> Tensor:
     return torch.tensor([number], dtype=torch.int64)
 
 
-def _draw_kernel() -> tuple[Tensor, Tensor]:
+def _draw_kernel(order: Tensor | None = None) -> tuple[Tensor, Tensor]:
     seed, offset = generator.draw()
     return tensor_of(seed), tensor_of(offset)
 
 
-def _draw_fake() -> tuple[Tensor, Tensor]:
-    return torch.empty(1, dtype=torch.int64), torch.empty(1, dtype=torch.int64)
+def _draw_fake(order: Tensor) -> tuple[Tensor, Tensor]:
+    return torch.empty_like(order), torch.empty_like(order)
 
 
 _library.impl("draw", _draw_kernel, "CompositeExplicitAutograd")
 torch.library.register_fake("fusion_attention::draw", _draw_fake, lib=_library)
 
-draw = torch.ops.fusion_attention.draw.default
+_ORDER = torch.zeros(1, dtype=torch.int64)
+
+
+def draw_tensors() -> tuple[Tensor, Tensor]:
+    """The seed and the offset of one call."""
+    if torch.compiler.is_compiling():
+        pair: tuple[Tensor, Tensor] = torch.ops.fusion_attention.draw.default(_ORDER)
+        return pair
+    return _draw_kernel()
 
 
 # A graph has no place for numbers that change from run to run: version 3 returns tensors for its sake.

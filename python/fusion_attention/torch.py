@@ -21,8 +21,8 @@ from fusion_attention._elements import ELEMENTS, OTHER
 from fusion_attention._explain import examiner
 from fusion_attention._torch_dropout import (
     _npu_dropout_gen_mask,
-    draw,
     draw_numbers,
+    draw_tensors,
     npu_dropout_gen_mask,
     number_of,
     tensor_of,
@@ -172,8 +172,8 @@ def _backward_kernel(
     softmax_max: Tensor | None,
     softmax_sum: Tensor | None,
     attention_in: Tensor | None,
-    pse_gradient: bool,
     *rest: Any,
+    pse_gradient: bool = False,
     **options: Any,
 ) -> list[Tensor]:
     words = dict(zip(_WORDS, rest), **options)
@@ -217,8 +217,8 @@ def _backward_fake(
     softmax_max: Tensor | None,
     softmax_sum: Tensor | None,
     attention_in: Tensor | None,
-    pse_gradient: bool,
     *rest: Any,
+    pse_gradient: bool = False,
     **options: Any,
 ) -> list[Tensor]:
     words = dict(zip(_WORDS, rest), **options)
@@ -242,8 +242,6 @@ class _Attention(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, *words: Any) -> _Three:
-        if ctx.needs_input_grad[_PSE:] and ctx.needs_input_grad[_PSE] and words[_TYPE] in (2, 3):
-            raise RuntimeError("pse: got slopes that require a gradient, allowed are slopes that do not")
         output: _Three = _inference(*words)
         ctx.mark_non_differentiable(output[1], output[2])
         ctx.set_materialize_grads(False)
@@ -265,8 +263,8 @@ class _Attention(torch.autograd.Function):
         places = [place for place in _MORE if place < len(words) and words[place] is not None]
         if _PSE in places and not needed[_PSE]:
             places.remove(_PSE)
-        saved = dy, top, total, out, _PSE in places
-        gradients = _backward(*words[:_OPERANDS], *saved, *words[_OPERANDS:])
+        saved = dy, top, total, out
+        gradients = _backward(*words[:_OPERANDS], *saved, *words[_OPERANDS:], pse_gradient=_PSE in places)
         results: list[Tensor | None] = [None] * len(words)
         for place, gradient in zip((*range(_OPERANDS), *places), gradients):
             results[place] = gradient if needed[place] else None
@@ -372,7 +370,7 @@ def _implementation(function: _table.Function) -> Callable[..., tuple[Any, ...]]
         words: tuple[Any, ...] = (query, key, value, tockens, *common, *_for_operator(rest))
         if _is_random(rest):
             if version == 3:
-                seed, offset = draw()
+                seed, offset = draw_tensors()
                 words = (*words, seed, offset)
             else:
                 if seed == 0 and offset == 0:
@@ -424,8 +422,9 @@ def _gradient_implementation(function: _table.Function) -> Callable[..., tuple[A
             pair = (("seed", seed), ("offset", offset))
             words = (*words, *(_seed_tensor(name, number) for name, number in pair))
         shaped = _gradients_like(query, key, value, bool(rest) and words[_TYPE] < 2, _more(words))
-        saved = dy, softmax_max, softmax_sum, attention_in, shaped[3] is not None
-        gradients = iter(_backward(*words[:_OPERANDS], *saved, *words[_OPERANDS:]))
+        saved = dy, softmax_max, softmax_sum, attention_in
+        pse_gradient = shaped[3] is not None
+        gradients = iter(_backward(*words[:_OPERANDS], *saved, *words[_OPERANDS:], pse_gradient=pse_gradient))
         filled = [None if x is None else next(gradients) for x in shaped]
         return tuple(filled[_GRADIENTS.index(name)] for name in results)
 

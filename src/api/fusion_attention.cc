@@ -183,8 +183,6 @@ void FusionAttention::backward(const Array& dy, const Array& softmax_max, const 
   problem_.statistics.max = static_cast<float*>(softmax_max.data);
   problem_.statistics.sum = static_cast<float*>(softmax_sum.data);
   const bool bias_gradient = gradients.dpse != nullptr && given.pse;
-  if (bias_gradient && problem_.bias.kind != BiasKind::dense)
-    refuse("pse", "slopes whose gradient is asked for", "slopes that require no gradient");
   Copies copies;
   copy_inputs(copies, bias_gradient);
 

@@ -289,7 +289,7 @@ void describe_overlay(const Line& line, Problem& p) {
   for (int axis = 3; axis >= 0; --axis) {
     const bool present = line.overlay.find(kAxes[axis]) != std::string::npos;
     p.overlay.stride[static_cast<std::size_t>(axis)] = present ? stride : 0;
-    if (present) stride *= sizes[axis];
+    if (present) stride *= std::max<std::int64_t>(sizes[axis], 1);
   }
 }
 

@@ -160,6 +160,7 @@ TEST(FusionAttention, BandOfEveryModeAgainstTheTable) {
 TEST(FusionAttention, WithoutMaskEveryModeIsFull) {
   for (std::int64_t mode = 0; mode <= 6; ++mode) {
     Call given = dense("BSND", 2, 4, 2, 9, 5, 8, 8);
+    given.options.prefix = Numbers{1, 1};
     given.options.sparse_mode = mode;
     given.options.pre_tokens = 1;
     given.options.next_tokens = 0;
@@ -238,8 +239,14 @@ TEST(FusionAttention, RefusalsOfDenseCalls) {
   const auto mask = [](const Numbers& shape, Element element = Element::boolean) {
     return [shape, element](Call& call) { call.options.atten_mask = of_shape(shape, element); };
   };
-  const auto later = [](Array FusionAttentionOptions::* member) {
-    return [member](Call& call) { call.options.*member = of_shape({4}); };
+  const auto given = [](Array FusionAttentionOptions::* member, const Numbers& shape) {
+    return [member, shape](Call& call) { call.options.*member = of_shape(shape); };
+  };
+  const auto prefixed = [](std::optional<Numbers> prefix) {
+    return [prefix](Call& call) {
+      call.options.sparse_mode = 6, call.options.prefix = prefix;
+      call.options.atten_mask = of_shape({3072, 2048}, Element::boolean);
+    };
   };
   const std::vector<Break> breaks = {
       {"query", "rank", ErrorKind::value, [](Call& c) { c.query = of_shape({3, 8}); }},
@@ -261,13 +268,17 @@ TEST(FusionAttention, RefusalsOfDenseCalls) {
       {"scale", "infinite", ErrorKind::value, [](Call& c) { c.options.scale = INFINITY; }},
       {"keep_prob", "0", ErrorKind::value, [](Call& c) { c.options.keep_prob = 0; }},
       {"keep_prob", "NaN", ErrorKind::value, [](Call& c) { c.options.keep_prob = NAN; }},
-      {"keep_prob", "dropout", ErrorKind::not_yet, [](Call& c) { c.options.keep_prob = 0.9; }},
       {"inner_precise", "4", ErrorKind::value, [](Call& c) { c.options.inner_precise = 4; }},
       {"sparse_mode", "9", ErrorKind::value, [](Call& c) { c.options.sparse_mode = 9; }},
       {"sparse_mode", "7 without TND", ErrorKind::value, [](Call& c) { c.options.sparse_mode = 7; }},
-      {"sparse_mode", "6 with a mask", ErrorKind::not_yet,
+      {"prefix", "missing", ErrorKind::value, prefixed({})},
+      {"prefix", "count", ErrorKind::value, prefixed(Numbers{2})},
+      {"prefix", "below Skv - Sq", ErrorKind::value, prefixed(Numbers{2, 1})},
+      {"prefix", "above Skv", ErrorKind::value, prefixed(Numbers{6, 2})},
+      {"atten_mask", "not 3072 x 2048", ErrorKind::value,
        [](Call& c) {
-         c.options.sparse_mode = 6, c.options.atten_mask = of_shape({3072, 2048}, Element::boolean);
+         c.options.sparse_mode = 6, c.options.atten_mask = compressed_mask(),
+         c.options.prefix = Numbers{2, 2};
        }},
       {"atten_mask", "dtype", ErrorKind::value, mask({3, 5}, Element::float32)},
       {"atten_mask", "rows", ErrorKind::value, mask({4, 5})},
@@ -280,13 +291,30 @@ TEST(FusionAttention, RefusalsOfDenseCalls) {
       {"actual_seq_qlen", "dense", ErrorKind::value, [](Call& c) { c.options.actual_seq_qlen = Numbers{3}; }},
       {"softmax_layout", "dense", ErrorKind::value, [](Call& c) { c.options.softmax_layout = "TND"; }},
       {"softmax_layout", "unknown", ErrorKind::value, [](Call& c) { c.options.softmax_layout = "BSH"; }},
-      {"padding_mask", "given", ErrorKind::value, later(&FusionAttentionOptions::padding_mask)},
+      {"padding_mask", "given", ErrorKind::value, given(&FusionAttentionOptions::padding_mask, {4})},
       {"pse_type", "without pse", ErrorKind::value, [](Call& c) { c.options.pse_type = 2; }},
-      {"pse", "given", ErrorKind::not_yet, later(&FusionAttentionOptions::pse)},
-      {"sink", "given", ErrorKind::not_yet, later(&FusionAttentionOptions::sink)},
-      {"dropout_mask", "given", ErrorKind::not_yet, later(&FusionAttentionOptions::dropout_mask)},
-      {"query_rope", "given", ErrorKind::not_yet, later(&FusionAttentionOptions::query_rope)},
-      {"kv_start_idx", "given", ErrorKind::not_yet, [](Call& c) { c.options.kv_start_idx = Numbers{0}; }},
+      {"pse", "shape", ErrorKind::value, given(&FusionAttentionOptions::pse, {2, 4, 2, 5})},
+      {"pse", "compressed", ErrorKind::value, given(&FusionAttentionOptions::pse, {2, 4, 1024, 5})},
+      {"pse", "dtype", ErrorKind::value,
+       [](Call& c) { c.options.pse = of_shape({2, 4, 3, 5}, Element::float16); }},
+      {"sink", "shape", ErrorKind::value, given(&FusionAttentionOptions::sink, {2})},
+      {"sink", "dtype", ErrorKind::value, [](Call& c) { c.options.sink = of_shape({4}, Element::float16); }},
+      {"dropout_mask", "dtype", ErrorKind::value, given(&FusionAttentionOptions::dropout_mask, {64})},
+      {"dropout_mask", "length", ErrorKind::value,
+       [](Call& c) { c.options.dropout_mask = of_shape({14}, Element::uint8); }},
+      {"key_rope", "absent", ErrorKind::value, given(&FusionAttentionOptions::query_rope, {2, 4, 3, 2})},
+      {"query_rope", "shape", ErrorKind::value,
+       [](Call& c) {
+         c.options.query_rope = of_shape({2, 4, 4, 2}), c.options.key_rope = of_shape({2, 2, 5, 2});
+       }},
+      {"key_rope", "D", ErrorKind::value,
+       [](Call& c) {
+         c.options.query_rope = of_shape({2, 4, 3, 2}), c.options.key_rope = of_shape({2, 2, 5, 3});
+       }},
+      {"q_start_idx", "alone", ErrorKind::value, [](Call& c) { c.options.kv_start_idx = Numbers{0}; }},
+      {"kv_start_idx", "alone", ErrorKind::value, [](Call& c) { c.options.q_start_idx = Numbers{0}; }},
+      {"q_start_idx", "without slopes", ErrorKind::value,
+       [](Call& c) { c.options.q_start_idx = Numbers{1}, c.options.kv_start_idx = Numbers{0}; }},
   };
   dense("BNSD", 2, 4, 2, 3, 5, 8, 8).read();  // legal as it stands
   for (const Break& broken : breaks) expect_refused(broken, dense("BNSD", 2, 4, 2, 3, 5, 8, 8));
@@ -341,7 +369,7 @@ TEST(FusionAttention, RefusalsOfGradients) {
                            const Array& in) {
     FusionAttention call = given.read(Pass::backward);
     try {
-      call.backward(dy, top, total, in, memory, memory, memory);
+      call.backward(dy, top, total, in, {memory, memory, memory});
       ADD_FAILURE() << argument << " was not refused";
     } catch (const Error& error) {
       EXPECT_EQ(error.argument(), argument) << error.what();

@@ -6,6 +6,7 @@ import pytest
 
 torch = pytest.importorskip("torch")
 import fusion_attention.torch as front  # noqa: E402
+from fusion_attention import generator  # noqa: E402
 
 BACKENDS = ["eager", "aot_eager", "inductor"]
 
@@ -178,3 +179,69 @@ def test_inside_a_model_under_autocast():
         losses.append([y, *(p.grad.clone() for p in model.parameters())])
     for a, b in zip(*losses):
         torch.testing.assert_close(a, b, rtol=2e-2, atol=2e-2)
+
+
+def random_version_3(query, key, value):
+    """Two calls: each draws a pair of its own."""
+    first = front.npu_fusion_attention_v3(query, key, value, 4, "BSND", scale=0.3, keep_prob=0.5)
+    second = front.npu_fusion_attention_v3(query, key, value, 4, "BSND", scale=0.3, keep_prob=0.5)
+    return (first[0] + second[0], *first[1:], *second[1:])
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_dropout_draws_at_every_run(backend):
+    given = operands(2, 7, 4, 8)
+    compiled = torch.compile(random_version_3, fullgraph=True, backend=backend)
+    for seed in (3, 4):
+        results, gradients = [], []
+        for function in (random_version_3, compiled):
+            generator.manual_seed(seed)
+            results.append(function(*given))
+            gradients.append(torch.autograd.grad(results[-1][0].square().sum(), given))
+        for a, b in zip((*results[0], *gradients[0]), (*results[1], *gradients[1])):
+            assert torch.equal(a, b)
+        assert [x.tolist() for x in results[1][4:6] + results[1][9:]] == [[seed], [0], [seed], [12]]
+    assert torch._dynamo.utils.counters["stats"]["unique_graphs"] == 1
+
+
+def test_dropout_of_version_1_with_a_seed():
+    def function(query, key, value):
+        return front.npu_fusion_attention(query, key, value, 4, "BSND", keep_prob=0.5, seed=5, offset=8)
+
+    check(function, operands(2, 7, 4, 8), "aot_eager")
+
+
+def test_dropout_of_version_1_without_a_seed_breaks_the_graph():
+    def function(query, key, value):
+        return front.npu_fusion_attention(query, key, value, 4, "BSND", keep_prob=0.5)
+
+    given, compiled = operands(2, 7, 4, 8), torch.compile(function, backend="aot_eager")
+    for _ in range(2):
+        state = generator.default.state()
+        expected = function(*given)
+        generator.default.set_state(state)
+        results = compiled(*given)
+        assert torch.equal(expected[0], results[0]) and expected[4:] == results[4:]
+    with pytest.raises(torch._dynamo.exc.Unsupported, match="version 3 returns them as tensors"):
+        torch.compile(function, backend="eager", fullgraph=True)(*given)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_every_gradient(backend):
+    def function(query, key, value, pse, sink, query_rope, key_rope):
+        return front.npu_fusion_attention_v2(
+            query,
+            key,
+            value,
+            4,
+            "BSND",
+            pse=pse,
+            sink=sink,
+            query_rope=query_rope,
+            key_rope=key_rope,
+            atten_mask=MASK,
+            sparse_mode=3,
+        )
+
+    pse, sink = torch.randn(1, 4, 1, 7, requires_grad=True), torch.randn(4, requires_grad=True)
+    check(function, [*operands(2, 7, 4, 8), pse, sink, *operands(2, 7, 4, 3, count=2)], backend)

@@ -120,10 +120,14 @@ def test_keyword_calls_are_literal_v2():
     assert torch.equal(call(query, key, value, 2, "BNSD", atten_mask=mask, scale=0.3)[0], result[0])
 
 
-def test_pse_of_the_older_order_is_not_silently_dropped():
+def test_pse_of_the_older_order_is_added_after_the_scale():
     query, key, value = tensors()
-    with pytest.raises(NotImplementedError):
-        call(query, key, value, None, torch.zeros(1, 2, 7, 7), 1.0, 1.0, 2, "BNSD", 1.0, 65536, 1)
+    pse = torch.randn(1, 2, 7, 7)
+    result = call(query, key, value, None, pse, 0.3, 1.0, 2, "BNSD", 1.0, 65536, 1)
+    scores = query.double() @ key.double().transpose(-1, -2) * 0.3 + pse.double()
+    torch.testing.assert_close(
+        result.double(), torch.softmax(scores, -1) @ value.double(), rtol=1e-5, atol=1e-6
+    )
 
 
 def test_mindspeeds_names():

@@ -61,7 +61,7 @@ def test_opcheck(name, layout):
     rest = words(layout, causal() if layout != "TND" else None)
     if name == "backward":
         out, top, total = OPERATORS.forward(*given, *rest)
-        rest = (torch.randn_like(out), top, total, out, False, *rest)
+        rest = (torch.randn_like(out), top, total, out, *rest)
     torch.library.opcheck(getattr(OPERATORS, name).default, (*given, *rest))
 
 
@@ -69,6 +69,31 @@ def test_opcheck_of_strided_operands_with_another_value_depth():
     query, key, value = operands("BNSD", value_depth=5)
     given = [x.transpose(1, 2).contiguous().transpose(1, 2).requires_grad_() for x in (query, key, value)]
     torch.library.opcheck(OPERATORS.forward.default, (*given, *words("BNSD", causal())))
+
+
+@pytest.mark.parametrize("name", ["forward", "backward"])
+def test_opcheck_of_every_tensor(name):
+    given = operands("BSND", grad=name == "forward")
+    seed = torch.tensor([3])
+    more = {
+        "keep_prob": 0.5,
+        "pse": torch.randn(2, 1, 6, 6),
+        "query_rope": torch.randn(2, 6, 4, 3),
+        "key_rope": torch.randn(2, 6, 2, 3),
+        "sink": torch.randn(4),
+        "seed": seed,
+        "offset": seed,
+    }
+    rest = words("BSND", causal())
+    if name == "backward":
+        out, top, total = OPERATORS.forward(*given, *rest, **more)
+        rest = (torch.randn_like(out), top, total, out, *rest)
+        more["pse_gradient"] = True
+    else:
+        more = {
+            k: v.requires_grad_(v.is_floating_point()) if torch.is_tensor(v) else v for k, v in more.items()
+        }
+    torch.library.opcheck(getattr(OPERATORS, name).default, (*given, *rest), more)
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)

@@ -81,6 +81,10 @@ SCHEMAS = {
     "npu_fusion_attention_grad_v3": _schema(
         _DY, "*", _MASKS, _SAVED, _GRAD_V1, _SEED_TENSORS, _LENGTH_TENSORS, _MODE, _SINK, results=_tensors(5)
     ),
+    "_npu_dropout_gen_mask": "(Tensor input, int[] size, float p, int seed, int offset, *, "
+    "bool? parallel=True, bool? sync=None) -> Tensor",
+    "npu_dropout_gen_mask": "(int[] size, float p, *, ScalarType? dtype=None, Layout? layout=None, "
+    "Device? device=None, bool? pin_memory=None) -> Tensor",
     "npu_geglu": "(Tensor self, int dim=-1, int approximate=1, bool activate_left=False) -> (Tensor, Tensor)",
     "npu_rms_norm": "(Tensor self, Tensor gamma, float epsilon=1e-06) -> (Tensor, Tensor)",
 }

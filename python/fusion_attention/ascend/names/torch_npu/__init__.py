@@ -3,6 +3,8 @@
 import torch
 from fusion_attention.ascend.elementwise import npu_geglu, npu_rms_norm
 from fusion_attention.torch import (
+    _npu_dropout_gen_mask,
+    npu_dropout_gen_mask,
     npu_fusion_attention,
     npu_fusion_attention_grad,
     npu_fusion_attention_grad_v2,
@@ -17,7 +19,9 @@ from torch_npu import npu
 __version__ = torch.__version__.partition("+")[0]
 
 __all__ = [
+    "_npu_dropout_gen_mask",
     "npu",
+    "npu_dropout_gen_mask",
     "npu_fusion_attention",
     "npu_fusion_attention_grad",
     "npu_fusion_attention_grad_v2",
