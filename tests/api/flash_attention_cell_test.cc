@@ -1,5 +1,5 @@
-// The cell against the reference over numbers for every pair: the ways in which a mask is made cheaper agree
-// with the dearest one, in both passes. What the document says is tests/python/test_cell.py's.
+// The ways in which a mask is made cheaper agree, in both passes, with the dearest one: numbers for every
+// pair. What the document says is tests/python/test_cell.py's.
 #include "fusion_attention/families/flash_attention_cell.h"
 
 #include <gtest/gtest.h>
