@@ -12,10 +12,11 @@ import fusion_attention.cell.numpy as front
 import numpy as np
 import pytest
 import torch
-from cell_statement import Cell, philox_kept
-from family_calls import DTYPES
+from cell_statement import Cell
+from family_draw import DTYPES
 from fusion_attention.cell import FlashAttention
 from fusion_attention.cell.words import checked
+from statement_dropout import drop_probability, kept_by_seed
 
 SEED = int(os.environ["FUSION_ATTENTION_SEED"])
 DOCUMENT = {
@@ -52,7 +53,8 @@ def check(words, arrays, mask=None, alibi=None, dtype="float16", seed=0, label="
     statement = Cell(words, *wide, dtype)
     if words.get("dropout_rate"):
         shape = (*q.shape[:3], k.shape[2])
-        statement.kept = philox_kept(seed, shape, 1 - words["dropout_rate"])
+        drop = drop_probability(1 - words["dropout_rate"])
+        statement.kept = kept_by_seed(0, int(np.prod(shape)), drop, seed, 0).reshape(shape)
     given = words_of(head_dim=q.shape[3], **words), (q, k, v, mask, alibi), seed
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)
