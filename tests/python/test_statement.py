@@ -254,7 +254,7 @@ def test_bounds_see_one_wrong_value(seed):
     for name in ("pse", "dropout_mask", "keep_prob"):
         call.pop(name, None)
     call.update(scale=0.01, pse_type=1)
-    statement = Statement(call, "bfloat16")
+    statement = Statement(call, "float32")
     right: Answer = statement.forward()[0]
     for b in range(len(statement.v)):
         keep = kept(call, b, statement.q_lens, statement.kv_lens).any((0, 1))
