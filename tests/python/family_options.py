@@ -97,7 +97,7 @@ def shift(d: Draw) -> None:
 
 
 def bias(d: Draw, masked: bool) -> None:
-    """pse of types 0 to 3 in every shape that the sizes and the mask allow; version 2 alone names the type."""
+    """pse of types 0 to 3 in every shape that sizes and mask allow; version 2 alone names the type."""
     compressible = masked and is_causal(d) and d.q_lens == d.kv_lens and max(d.q_lens) > LAST_ROWS
     if not d.chance(0.8 if compressible else 0.45) or (masked and d.mode == 7):
         return
@@ -171,7 +171,9 @@ def dropout(d: Draw) -> None:
         d.call["dropout_mask"] = d.rng.integers(0, 256, -(-numels // 128) * 16, np.uint8)
         d.say("dropout_mask")
     elif d.chance(0.75):
-        d.call["seed"] = int(d.rng.integers(-(2**63), 2**63 - 1)) if d.chance(0.5) else int(d.rng.integers(1, 99))
+        d.call["seed"] = (
+            int(d.rng.integers(-(2**63), 2**63 - 1)) if d.chance(0.5) else int(d.rng.integers(1, 99))
+        )
         d.call["offset"] = int(d.pick([0, 12, 2**32 + 4, 2**62]))
         d.say(f"seed={d.call['seed']} offset={d.call['offset']}")
 
@@ -195,8 +197,8 @@ def rope(d: Draw) -> None:
 def hidden_numbers(d: Draw) -> None:
     """NaN and ∞ where no pair is visible, and NaN in one row or key that some may see.
 
-    Hidden are a key that no row of its kv head sees, a row that sees no key, what lies past the last sequence,
-    a number of pse that no visible pair reads.
+    Hidden are a key that no row of its kv head sees, a row that sees no key, what lies past the last
+    sequence, a number of pse that no visible pair reads.
     """
     names = {"query": (d.heads, d.q_lens), "key": (d.kv_heads, d.kv_lens), "value": (d.kv_heads, d.kv_lens)}
     parts = {name: split(d.call[name].copy(), d.layout, *where) for name, where in names.items()}

@@ -1,8 +1,8 @@
 """What the interface documents say npu_fusion_attention computes, element by element, in float64.
 
-Written from the documents alone (training-ops, with the rulings above it): it knows layouts, modes and tokens,
-and nothing of the library's Problem, Band or strides. One call = one dictionary of keyword arguments in the
-spelling of version 2. Its parts: layout, mask, bias, dropout, arithmetic, each a file statement_*.py.
+Written from the documents alone (training-ops, with the rulings above it): it knows layouts, modes and
+tokens, and nothing of the library's Problem, Band or strides. One call = one dictionary of keyword arguments in
+the spelling of version 2. Its parts: layout, mask, bias, dropout, arithmetic, each a file statement_*.py.
 """
 
 from __future__ import annotations
@@ -130,7 +130,9 @@ class Statement:
             ]
             dpse = self._bias_gradient([g.ds for g in each])
         dq = [g.dq for g in each]
-        dk, dv = ([sum_heads(x, self.kv_heads, self.dtype) for x in y] for y in zip(*((g.dk, g.dv) for g in each)))
+        dk, dv = (
+            [sum_heads(x, self.kv_heads, self.dtype) for x in y] for y in zip(*((g.dk, g.dv) for g in each))
+        )
         rope = self.call.get("query_rope") is not None
         return {
             "dq": self._join(columns(dq, 0, self.depth), np.shape(self.call["query"])),

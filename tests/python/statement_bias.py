@@ -29,7 +29,7 @@ def places(call: dict, batch: int, q_lens: list[int], kv_lens: list[int]) -> np.
         row, column = (i if shape[2] > 1 else 0 * i), j
     else:
         row, column = compressed(i, j, rows)
-    exists = (0 <= column) & (column < shape[3])
+    exists = (column >= 0) & (column < shape[3])
     first, head = (batch if shape[0] > 1 else 0), (n if shape[1] > 1 else 0)
     flat = ((first * shape[1] + head) * shape[2] + row) * shape[3] + column
     return np.where(exists, flat, -1) + 0 * n

@@ -84,7 +84,9 @@ def test_a_given_mask_is_the_seed_that_made_it():
     q, k, v = (rng.standard_normal((2, 3, 37, 16)).astype(np.float32) for _ in range(3))
     mask = bits_of([2, 3, 37, 37], 0.8, 77, 12)
     np.testing.assert_array_equal(
-        kept_by_mask(0, 2 * 3 * 37 * 37, packed(kept_by_seed(0, 2 * 3 * 37 * 37, drop_probability(0.8), 77, 12))),
+        kept_by_mask(
+            0, 2 * 3 * 37 * 37, packed(kept_by_seed(0, 2 * 3 * 37 * 37, drop_probability(0.8), 77, 12))
+        ),
         kept_by_mask(0, 2 * 3 * 37 * 37, mask),
     )
     by_seed = front.npu_fusion_attention_v2(q, k, v, 3, "BNSD", keep_prob=0.8, seed=77, offset=12)

@@ -60,7 +60,9 @@ def check_forward(statement: Statement, line: str, results) -> None:
         flat = copies.reshape(-1, 8) if statement.packed else copies
         ratio(name, flat[: len(expected.value)], expected, line)
         assert (flat[len(expected.value) :] == empty).all(), f"{name} past the last sequence\n  {line}"
-        assert np.array_equal(copies, copies[..., :1].repeat(8, -1), equal_nan=True), f"{name}: copies\n  {line}"
+        assert np.array_equal(copies, copies[..., :1].repeat(8, -1), equal_nan=True), (
+            f"{name}: copies\n  {line}"
+        )
     assert np.asarray(results[3]).size == 0, line
     if len(results) == 7:
         assert results[6] == statement.numels, f"numels {results[6]}, not {statement.numels}\n  {line}"
@@ -170,7 +172,9 @@ def test_torch(seed, version):
     arrays = [to_numpy(r) if isinstance(r, torch.Tensor) else r for r in results]
     statement = Statement(replayed(call, arrays, with_mask=True), dtype)
     check_forward(statement, line, arrays)
-    gradients = {gradient: to_numpy(tensors[name].grad) for name, gradient in GRADIENT_OF.items() if name in inputs}
+    gradients = {
+        gradient: to_numpy(tensors[name].grad) for name, gradient in GRADIENT_OF.items() if name in inputs
+    }
     check_gradients(statement.backward(dy, *arrays[:3]), line, gradients)
 
 

@@ -84,7 +84,9 @@ def test_gradients_are_central_differences(seed):
         expected, terms = (ahead - behind) / (2 * step), gradients[gradient].value * direction
         # The difference of two losses keeps about 1e-16·|loss| / step; the curvature adds step².
         size = np.abs(terms).sum() + 1e-3 * np.abs(dy * results[0]).sum()
-        assert abs(terms.sum() - expected) <= 1e-5 * size + 1e-8, f"{gradient}: {terms.sum()}, {expected}\n{line}"
+        assert abs(terms.sum() - expected) <= 1e-5 * size + 1e-8, (
+            f"{gradient}: {terms.sum()}, {expected}\n{line}"
+        )
 
 
 def test_every_gradient_is_differentiated():
