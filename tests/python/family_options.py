@@ -48,7 +48,11 @@ def dense_mask(d: Draw) -> None:
     hidden = d.rng.random(shape) < d.pick([0.0, 0.1, 0.5, 0.95])
     if d.chance(0.3):
         hidden[..., int(d.rng.integers(rows)), :] = True  # a row that sees nothing
-    d.call["atten_mask"] = hidden if d.chance(0.6) else hidden.astype(np.uint8) * int(d.pick([1, 7, 255]))
+    d.call["atten_mask"] = (
+        hidden if d.chance(0.6) else hidden.astype(np.uint8) * np.uint8(d.pick([1, 7, 255]))
+    )
+    if d.chance(0.1):
+        d.call["atten_mask"] = -hidden.astype(np.int8)
     d.say(f"mask={d.call['atten_mask'].dtype}{list(shape)}")
 
 
@@ -88,9 +92,10 @@ def shift(d: Draw) -> None:
     with_rows = [b for b, rows in enumerate(d.q_lens) if rows > 0]
     cut = with_rows[-1 if d.mode == 7 else 0]
     spare = d.kv_lens[cut] - d.q_lens[cut]
-    low, high = -max(spare, 0), 0 if d.mode == 7 else d.kv_lens[cut] + 1
-    low = low if d.mode == 7 else -spare
-    d.call["next_tokens"] = int(d.rng.integers(low, max(high, low) + 1))
+    low, high = min(-spare, 0), 0 if d.mode == 7 else max(-spare, d.q_lens[cut]) + 1
+    if d.chance(0.2):  # rows that see nothing
+        low -= d.q_lens[cut]
+    d.call["next_tokens"] = int(d.rng.integers(low, high + 1))
     if d.chance(0.5):
         d.call["pre_tokens"] = int(d.kv_lens[cut] + d.rng.integers(0, 9))
     d.say(f"pre={d.call.get('pre_tokens')} next={d.call['next_tokens']}")

@@ -1,8 +1,8 @@
 """What the interface documents say npu_fusion_attention computes, element by element, in float64.
 
 Written from the documents alone (training-ops, with the rulings above it): it knows layouts, modes and
-tokens, and nothing of the library's Problem, Band or strides. One call = one dictionary of keyword arguments in
-the spelling of version 2. Its parts: layout, mask, bias, dropout, arithmetic, each a file statement_*.py.
+tokens, and nothing of the library's Problem, Band or strides. One call = one dictionary of keyword arguments
+in the spelling of version 2. Its parts: layout, mask, bias, dropout, arithmetic, each a file statement_*.py.
 """
 
 from __future__ import annotations

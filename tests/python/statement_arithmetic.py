@@ -9,8 +9,9 @@ so that exp(s − max) = p is off by p·r, r = expm1(δ + e); the normaliser by 
 
     |ô − o| ≤ Σ p·|v|·M·((1 + r)·(1 + 2u + 4·flat) / (1 − Δ) − 1 + n·flat) / l,
 
-never above what a mean can be, with M = keep / keep_prob of dropout (1 without). The sink is a score without δ's first line and without a
-value. The backward takes P = exp(s − max) / sum from exact statistics, hence no Δ:
+never above what a mean can be, with M = keep / keep_prob of dropout (1 without). The sink is a score
+without δ's first line and without a value. The backward takes P = exp(s − max) / sum from exact
+statistics, hence no Δ:
 
     dS = P·(M·dP − Δ), off by P·(1 + r)·(error of M·dP and of Δ) + (r + 2u)·|dS|
 
