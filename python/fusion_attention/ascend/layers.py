@@ -27,5 +27,6 @@ LAYERS = {
     "torch_npu": Layer(("torch_npu",), distribution="torch-npu", start="operators:start"),
     "mindspeed": Layer(("mindspeed", "npu_fusion_attention"), beside_genuine="mindspeed_ops:load_instead"),
     "ascendspeed": Layer(("ascendspeed",)),
+    "flash_attention": Layer(("flash_attention", "accspeed", "acctransformer"), torch=False),
 }
-NOT_YET = ("acctransformer", "flash_attention", "mindspore")
+NOT_YET = ("mindspore",)
