@@ -185,7 +185,7 @@ def dropout(d: Draw) -> None:
 
 def sink(d: Draw) -> None:
     if d.chance(0.25):
-        d.call["sink"] = d.normal((d.heads,), "float32") * np.float32(d.pick([1, 8]))
+        d.call["sink"] = d.normal((d.heads,), "float32") * np.float32(d.pick([1, 8, 300]))
         d.say("sink")
 
 
