@@ -58,9 +58,9 @@ struct FusionAttentionOptions {
 // Where the backward writes: contiguous memory of the shape and type of what each is the gradient of.
 struct Gradients {
   void *dq = nullptr, *dk = nullptr, *dv = nullptr;
-  void* dpse = nullptr;  // null: not computed; of slopes it takes O(N·Sq·Skv) memory
+  void* dpse = nullptr;                         // null: not computed; of slopes it takes O(N·Sq·Skv) memory
   void *dq_rope = nullptr, *dk_rope = nullptr;  // null: not written
-  float* dsink = nullptr;  // null: not computed
+  float* dsink = nullptr;                       // null: not computed
 };
 
 // One call, read and checked against shapes and dtypes; no element of query, key, value or a mask has been
