@@ -60,7 +60,6 @@ def test_enabling_twice_and_going_up_a_level():
             'layers: got "ascendspeed", which is not built yet; allowed are torch_npu',
         ),
         ("mindspore", NotImplementedError, "not built yet"),
-        ("flash_attention", NotImplementedError, "not built yet"),
         ("torch", ValueError, 'layers: got "torch", allowed are torch_npu, mindspeed'),
         (3, TypeError, "layers: got int"),
     ],

@@ -6,7 +6,6 @@ import os
 import sys
 import threading
 import warnings
-from typing import Any
 
 from fusion_attention.ascend.patches import Patches
 
@@ -14,8 +13,10 @@ from fusion_attention.ascend.patches import Patches
 LAYERS = {
     "torch_npu": ("torch_npu",),
     "mindspeed": ("mindspeed", "npu_fusion_attention"),
+    "flash_attention": ("flash_attention", "accspeed", "acctransformer"),
 }
-NOT_YET = ("ascendspeed", "acctransformer", "flash_attention", "mindspore")
+WITHOUT_TORCH = {"flash_attention"}
+NOT_YET = ("ascendspeed", "mindspore")
 ENVIRONMENT = "FUSION_ATTENTION_ASCEND"
 
 _lock = threading.RLock()
@@ -28,7 +29,9 @@ def enable(*layers: str, device: bool = False) -> None:
 
     Args:
         layers: names of layers; "torch_npu" when none is given. "mindspeed" serves
-            `mindspeed.ops.fusion_attention_v2` and the callable module `npu_fusion_attention`.
+            `mindspeed.ops.fusion_attention_v2` and the callable module `npu_fusion_attention`;
+            "flash_attention" serves the acctransformer cell, as `flash_attention`, `accspeed` and
+            `acctransformer` have it.
         device: False, the default, serves names only: `torch.npu.is_available()` is False and nobody's choice
             of device changes. True makes "npu" mean the CPU everywhere: see docs/torch_npu.md.
 
@@ -40,8 +43,10 @@ def enable(*layers: str, device: bool = False) -> None:
     global _device
     wanted = layers or ("torch_npu",)
     _check_names(wanted)
-    # torch first: its entry points may enable a layer as the environment asks, and must be through with that.
-    import torch  # noqa: F401
+    if device or not WITHOUT_TORCH.issuperset(wanted):
+        # torch first: its entry points may enable a layer as the environment asks, and must be through with
+        # that.
+        import torch  # noqa: F401
 
     from fusion_attention.ascend.finder import genuine
 
@@ -106,26 +111,32 @@ def _check_names(layers: tuple[str, ...]) -> None:
 
 
 def _serve(layer: str) -> Patches:
-    import torch
-
     from fusion_attention.ascend.finder import Finder
 
     patches = Patches()
-    version = torch.__version__.partition("+")[0]
-    distributions = [("torch-npu", version, "torch_npu")] if layer == "torch_npu" else []
-    finder = Finder(LAYERS[layer], distributions)
+    finder = Finder(LAYERS[layer], _distributions(layer))
     patches.insert_first(sys.meta_path, finder)
     patches.on_undo(finder.drop_modules)
     try:
         if layer == "torch_npu":
-            _serve_torch_npu(patches, torch)
+            _serve_torch_npu(patches)
     except BaseException:
         patches.undo()
         raise
     return patches
 
 
-def _serve_torch_npu(patches: Patches, torch: Any) -> None:
+def _distributions(layer: str) -> list[tuple[str, str, str]]:
+    if layer != "torch_npu":
+        return []
+    import torch
+
+    return [("torch-npu", torch.__version__.partition("+")[0], "torch_npu")]
+
+
+def _serve_torch_npu(patches: Patches) -> None:
+    import torch
+
     from fusion_attention.ascend import operators
 
     operators.define(patches)
