@@ -15,9 +15,10 @@ HEADER = """\
 
 *Written by `python -m fusion_attention._limits_page`; do not edit.*
 
-This library takes every size that fits memory (ruling 10). The hardware does not. Under strict mode a call that
-the documents of its interface do not support is refused before anything is computed: `RuntimeError` (the cell:
-`ValueError`) with the argument, what was given, the documented limit and where it is documented.
+This library takes every size that fits memory (ruling 10). The hardware does not. Under strict mode a
+call that the documents of its interface do not support is refused before anything is computed:
+`RuntimeError` (the cell: `ValueError`) with the argument, what was given, the documented limit and where
+it is documented.
 
 | switch | reach |
 |---|---|
@@ -26,12 +27,12 @@ the documents of its interface do not support is refused before anything is comp
 | `FUSION_ATTENTION_STRICT=1` | the process; a choice made in code goes before it |
 | `FusionAttentionOptions::strict` (C++) | the call |
 
-The check stands where every front has its call read, in C++: NumPy, torch eager and compiled, C++, and the
-layers, which end there too. A compiled graph is checked whenever it runs, and while it is traced if its sizes are
-numbers by then. Gradients that autograd computes are checked when they are computed.
+The check stands where every front has its call read, in C++: NumPy, torch eager and compiled, C++, and
+the layers, which end there too. A compiled graph is checked whenever it runs, and while it is traced if
+its sizes are numbers by then. Gradients that autograd computes are checked when they are computed.
 
-`mindspeed` and the `ascendspeed` functions stand on npu_fusion_attention: its rows hold for them as well. Rows of
-their own documents are checked first; inside a compiled graph they are not.
+`mindspeed` and the `ascendspeed` functions stand on npu_fusion_attention: its rows hold for them as well.
+Rows of their own documents are checked first; inside a compiled graph they are not.
 
 Not in the table: what is always refused, strict or not (docs/npu_fusion_attention.md). The cell's
 "seq_length >= 64K" is read as what it can reach, as its own example has 4096.

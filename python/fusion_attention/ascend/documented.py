@@ -24,8 +24,8 @@ def refuse_undocumented(
         words: those of `fusion_attention._strict.refuse_undocumented`, as they were given.
 
     Raises:
-        RuntimeError: the argument, what was given, the documented limit. Operands that are no tensors are left
-            to the operator, as is a graph that is being traced.
+        RuntimeError: the argument, what was given, the documented limit. Operands that are no tensors are
+            left to the operator, as is a graph that is being traced.
     """
     if torch.compiler.is_compiling() or not _strict.is_on():
         return
