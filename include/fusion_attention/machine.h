@@ -11,7 +11,7 @@ namespace fusion_attention {
 //   "fma_ymm"    flop/s   the same in 256-bit registers
 //   "vdpbf16ps"  flop/s   products of bf16 pairs in 512-bit registers
 //   "amx"        flop/s   bf16 tiles with their loads and stores from L1, 128 deep: multiply 16 times, store
-//   4 "read"       byte/s   memory read through a buffer of 256 MiB
+//   "read"       byte/s   memory read through a buffer of 256 MiB
 struct Roof {
   const char* name;
   const char* unit;

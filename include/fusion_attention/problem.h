@@ -34,8 +34,8 @@ struct Sequence {
 //   row_major   (first + i)*N + n            the natural [T, N]
 enum class StatisticsOrder : std::uint8_t { head_major, row_major };
 
-// The softmax statistics of ruling 5: natural logarithm domain, the true maximum of the scaled
-// visible scores of the row and the sum relative to it; (-FLT_MAX, 1) for a row that sees nothing.
+// The softmax statistics of a row, natural logarithm domain: the true maximum of its visible scores (scaled,
+// with bias and sink) and the sum of exp(score - max); (-FLT_MAX, 1) for a row that sees nothing.
 struct Statistics {
   float* max = nullptr;  // [entries, copies], may be null in the forward
   float* sum = nullptr;  // [entries, copies], may be null in the forward

@@ -45,8 +45,8 @@ void run(const Problem& problem);
 // The fp64 reference: plain loops, shares no code with the kernels. Same contract as run.
 void run_reference(const Problem& problem);
 
-// The number of threads the next call will use, and a way to set it (0: as the environment and the
-// machine say).
+// The number of threads the next call will use, and a way to set it for the whole process. 0: what
+// FUSION_ATTENTION_NUM_THREADS says, else the cores this process may use. Clamped to 0 ... 4096.
 int thread_count();
 void set_thread_count(int threads);
 

@@ -11,7 +11,6 @@
 #include "api/operands.h"
 #include "api/pse.h"
 #include "api/refuse.h"
-#include "api/slopes.h"
 #include "api/sparse_mode.h"
 #include "api/strict.h"
 #include "fusion_attention/run.h"
@@ -188,8 +187,7 @@ void FusionAttention::backward(const Array& dy, const Array& softmax_max, const 
   check_statistics("softmax_sum", softmax_sum, statistics_shape_);
   problem_.statistics.max = static_cast<float*>(softmax_max.data);
   problem_.statistics.sum = static_cast<float*>(softmax_sum.data);
-  const bool pse_gradient = gradients.dpse != nullptr && given.pse;
-  const bool bias_gradient = pse_gradient && problem_.bias.kind == BiasKind::dense;
+  const bool bias_gradient = gradients.dpse != nullptr && given.pse;
   Copies copies;
   copy_inputs(copies, bias_gradient);
 
@@ -204,15 +202,7 @@ void FusionAttention::backward(const Array& dy, const Array& softmax_max, const 
   if (bias_gradient)
     problem_.bias.gradient =
         exact ? static_cast<float*>(gradients.dpse) : copies.pse_gradient.floats(elements);
-  if (pse_gradient && !bias_gradient) {
-    SlopeCopies slopes;
-    const Problem dense = with_dense_slopes(problem_, slopes);
-    run(dense);
-    const auto& shape = given.pse->view.shape;
-    sum_slope_gradient(problem_, dense, shape[0] * shape[1], static_cast<float*>(gradients.dpse));
-  } else {
-    run(problem_);
-  }
+  run(problem_);
   if (bias_gradient && !exact) convert(problem_.bias.gradient, elements, problem_.bias.dtype, gradients.dpse);
   if (!given.rope) return;
   split(problem_.query_gradient, dq,

@@ -96,9 +96,9 @@ concept InPieces = requires(Hook& hook) { hook.start(0).piece(0); };
 //   interleave(lo, hi)                          units {bf16(lo), bf16(hi)} by truncation: B of two rows
 //   store_pairs(void*, a, b)                    32 consecutive bf16, rounded to nearest even: A
 //   block<Format, Accumulate, Columns>(Operands, float* c, hook)      Columns = 1 or 2 halves
-//   philox(counter[16], high, seed, threshold, mask kept[4])    bit i of kept[w]: the low 23 bits of word w
-//   of
-//                                               the counter (counter[i], high) are at least threshold
+//   philox(counter[16], high, seed, threshold, mask kept[4])
+//                                               bit i of kept[w]: the low 23 bits of word w of the counter
+//                                               (counter[i], high) are at least threshold
 //   begin() end()                               around a task: tile configuration and the like
 //
 // scalar.h is the definition of all of it in plain loops.

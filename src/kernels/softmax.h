@@ -100,7 +100,8 @@ struct alignas(64) SoftmaxState {
     const float max = (m[r] + above) * kLn2, sum = total * __builtin_exp2f(-above);
     if (sink == -kInfinity) return {1.0f / total, max, sum};
     const float largest = sink > max || sink != sink ? sink : max;
-    return {1.0f / (total + __builtin_exp2f(sink * kLog2E - m[r])), largest,
+    const float inverse = 1.0f / (total + __builtin_exp2f(sink * kLog2E - m[r]));
+    return {inverse < FLT_MIN ? FLT_MIN : inverse, largest,  // not 0, which says that nothing was seen
             sum * __builtin_expf(max - largest) + __builtin_expf(sink - largest)};
   }
 };

@@ -67,7 +67,6 @@ void check_bias(const Problem& p) {
     refuse("bias.last_rows", std::to_string(bias.last_rows), "0 … 2^40");
   if (!dense && bias.before_scale) refuse("bias.before_scale", "slopes", "a dense bias");
   if (!dense && bias.last_rows > 0) refuse("bias.last_rows", "slopes", "a dense bias");
-  if (!dense && bias.gradient) refuse("bias.gradient", "slopes", "a dense bias");
   for (const Sequence& s : p.sequences) {
     check_plane("bias", s.bias);
     if (s.bias_shift < -Band::kFar || s.bias_shift > Band::kFar)

@@ -89,7 +89,7 @@ void backward_row(const Problem& p, const Sequence& s, std::int64_t before, std:
     }
     if (p.bias.gradient)
       gradients.bias[static_cast<std::size_t>(bias_place(p, s, n, i, j))] +=
-          p.bias.before_scale ? p.scale * ds : ds;
+          bias_factor(p, s, i, j) * (p.bias.before_scale ? p.scale * ds : ds);
   }
 }
 

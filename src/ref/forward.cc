@@ -39,7 +39,7 @@ void forward_row(const Problem& p, const Sequence& s, std::int64_t before, std::
     seen.push_back({j, x});
     maximum = std::isnan(x) || std::isnan(maximum) ? NAN : std::fmax(maximum, x);
   }
-  if (maximum == -INFINITY) return;  // nothing visible, or every score is −∞: ruling 9
+  if (maximum == -INFINITY) return;  // nothing visible, or every score is −∞: an empty row
   // 2. The sum of exponentials relative to the maximum. +∞ gives ∞ − ∞ = NaN, as IEEE says.
   double sum = std::exp(sink - maximum);
   for (const Seen& one : seen) sum += std::exp(one.score - maximum);

@@ -15,15 +15,19 @@ double number(const Bias& bias, std::int64_t place) {
 }
 
 double bias(const Problem& p, const Sequence& s, std::int64_t n, std::int64_t i, std::int64_t j) {
-  if (p.bias.kind == BiasKind::dense) return number(p.bias, bias_place(p, s, n, i, j));
-  const double distance = std::fabs(static_cast<double>(j - i + s.bias_shift)),
-               slope = number(p.bias, s.bias.base + n * s.bias.head);
-  return -slope * (p.bias.kind == BiasKind::distance ? distance : std::sqrt(distance));
+  return bias_factor(p, s, i, j) * number(p.bias, bias_place(p, s, n, i, j));
 }
 
 }  // namespace
 
+double bias_factor(const Problem& p, const Sequence& s, std::int64_t i, std::int64_t j) {
+  if (p.bias.kind == BiasKind::dense) return 1;
+  const double distance = std::fabs(static_cast<double>(j - i + s.bias_shift));
+  return p.bias.kind == BiasKind::distance ? -distance : -std::sqrt(distance);
+}
+
 std::int64_t bias_place(const Problem& p, const Sequence& s, std::int64_t n, std::int64_t i, std::int64_t j) {
+  if (p.bias.kind != BiasKind::dense) return s.bias.base + n * s.bias.head;
   std::int64_t row = i, column = j;
   if (const std::int64_t h = p.bias.last_rows; h > 0 && i >= s.rows - h) {
     row = i - (s.rows - h);

@@ -10,9 +10,12 @@
 
 namespace fusion_attention::ref {
 
-// Where a dense bias has its number for the pair.
+// Where the bias has its number for the pair: of the pair itself, or its slope.
 std::int64_t bias_place(const Problem& problem, const Sequence& sequence, std::int64_t n, std::int64_t i,
                         std::int64_t j);
+
+// What that number is multiplied by in the score of the pair: 1, or minus the distance that a slope weighs.
+double bias_factor(const Problem& problem, const Sequence& sequence, std::int64_t i, std::int64_t j);
 
 // scale·q·k + bias, or scale·(q·k + bias).
 double score(const Problem& problem, const Sequence& sequence, std::int64_t n, std::int64_t i,

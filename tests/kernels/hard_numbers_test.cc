@@ -62,7 +62,7 @@ TEST_P(HardNumbers, ANanRowIsNotAnEmptyOne) {
   }
 }
 
-// A row whose every visible score is −∞ is as empty as one that sees nothing (ruling 9).
+// A row whose every visible score is −∞ is as empty as one that sees nothing.
 TEST_P(HardNumbers, ScoresOfMinusInfinityAreAnEmptyRow) {
   if (!has_infinities(arch())) GTEST_SKIP() << "a split operand makes a visible infinity NaN";
   for (const Pass pass : {Pass::forward, Pass::backward})

@@ -161,7 +161,6 @@ TEST(ValidateScores, RefusesWhatSlopesHaveNot) {
       {"bias", [](Problem& p) { p.bias.elements -= 1; }},
       {"bias.before_scale", [](Problem& p) { p.bias.before_scale = true; }},
       {"bias.last_rows", [](Problem& p) { p.bias.last_rows = 2; }},
-      {"bias.gradient", [](Problem& p) { p.bias.gradient = testing::described_gradient(); }},
   };
   for (const Break& broken : breaks) expect_refused(described(BiasKind::distance), broken, validate);
 }

@@ -1,64 +1,88 @@
 """Random family calls through NumPy and torch against the element-wise statement of the documents.
 
-FUSION_ATTENTION_FAMILY_CALLS sets the number (the acceptance run uses 1,000); half of the seeds are fixed,
-half are fresh. A failure prints the line of the call: `draw(seed)` gives it back.
+FUSION_ATTENTION_FAMILY_CALLS sets the number (the acceptance run uses 20,000); half of the seeds are fixed,
+half are fresh. A failure prints the line of the call: `draw(seed, version)` gives it back.
 """
 
 from __future__ import annotations
 
 import os
+import warnings
 
 import ml_dtypes
 import numpy as np
 import pytest
-from family_calls import DTYPES, draw
+from family_calls import draw
+from family_draw import DTYPES
 from statement import Answer, Statement
 
 COUNT = int(os.environ.get("FUSION_ATTENTION_FAMILY_CALLS", "160"))
 FRESH = int(os.environ["FUSION_ATTENTION_SEED"])  # conftest.py
 SEEDS = [*range(COUNT // 2), *(FRESH + i for i in range(COUNT - COUNT // 2))]
+VERSIONS = ("v1", "v2", "v3", "v2")  # version 2 has most options
 ARRAYS = ("query", "key", "value")
+DIFFERENTIABLE = (*ARRAYS, "pse", "query_rope", "key_rope", "sink")
+GRADIENTS = ("dq", "dk", "dv", "dpse", "dq_rope", "dk_rope", "dsink")
+GRADIENT_OF = dict(zip(DIFFERENTIABLE, GRADIENTS))
+FLT_MAX = float(np.finfo(np.float32).max)
 worst: dict[str, float] = {}
 
 
 def ratio(name: str, got, answer: Answer, line: str) -> None:
-    """Every element within its bound; remembers the worst ratio per quantity."""
+    """Every element within its bound, NaN where NaN is documented; remembers the worst ratio per quantity."""
     got = np.asarray(got, np.float64).reshape(answer.value.shape)
-    error = np.abs(got - answer.value)
-    exceeds = ~(error <= answer.bound)
+    nan = np.isnan(answer.value)
+    error = np.where(nan, np.where(np.isnan(got), 0, np.inf), np.abs(got - answer.value))
+    bound = np.where(nan, 0, answer.bound)
+    exceeds = ~(error <= bound)
     if exceeds.any():
-        where = np.unravel_index(np.argmax(np.where(exceeds, error - answer.bound, -1)), error.shape)
+        over = np.nan_to_num(np.where(exceeds, error - bound, -1), nan=np.inf)
+        where = np.unravel_index(np.argmax(over), error.shape)
         raise AssertionError(
             f"{name}{list(map(int, where))}: got {got[where]:.9g}, documented {answer.value[where]:.9g} "
-            f"± {answer.bound[where]:.3g} ({exceeds.sum()} of {error.size} elements)\n  {line}"
+            f"± {bound[where]:.3g} ({exceeds.sum()} of {error.size} elements)\n  {line}"
         )
-    largest = np.max(
-        np.divide(error, answer.bound, out=np.zeros_like(error), where=answer.bound > 0), initial=0
-    )
+    largest = np.max(np.divide(error, bound, out=np.zeros_like(error), where=bound > 0), initial=0)
     worst[name] = max(worst.get(name, 0), float(largest))
 
 
-def check(call, dtype, line, results, gradients, dy):
-    statement = Statement(call, dtype)
+def check_forward(statement: Statement, line: str, results) -> None:
     out, tops, totals = statement.forward()
     ratio("attention_out", results[0], out, line)
     for name, got, answers, empty in (
-        ("softmax_max", results[1], tops, -np.finfo(np.float32).max),
+        ("softmax_max", results[1], tops, -FLT_MAX),
         ("softmax_sum", results[2], totals, 1.0),
     ):
-        expected = statement.statistics(answers, None)
-        flat = (
-            np.asarray(got, np.float64).reshape(-1, 8)
-            if call["input_layout"] == "TND"
-            else np.asarray(got, np.float64)
-        )
+        expected = statement.statistics(answers)
+        copies = np.asarray(got, np.float64)
+        flat = copies.reshape(-1, 8) if statement.packed else copies
         ratio(name, flat[: len(expected.value)], expected, line)
         assert (flat[len(expected.value) :] == empty).all(), f"{name} past the last sequence\n  {line}"
-        copies = np.asarray(got, np.float64)
-        assert (copies == copies[..., :1]).all(), f"{name}: the eight copies differ\n  {line}"
+        assert np.array_equal(copies, copies[..., :1].repeat(8, -1), equal_nan=True), f"{name}: copies\n  {line}"
+    assert np.asarray(results[3]).size == 0, line
+    if len(results) == 7:
+        assert results[6] == statement.numels, f"numels {results[6]}, not {statement.numels}\n  {line}"
+
+
+def check_gradients(statement: Statement, line: str, results, gradients: dict, dy) -> None:
     answers = statement.backward(dy, results[0], results[1], results[2])
-    for name, got, answer in zip(("dq", "dk", "dv"), gradients, answers):
-        ratio(name, got, answer, line)
+    for name, answer in answers.items():
+        got = gradients.get(name)
+        if answer is None:
+            assert got is None, f"{name}: got a gradient, documented none\n  {line}"
+        else:
+            assert got is not None, f"{name}: got None\n  {line}"
+            ratio(name, got, answer, line)
+
+
+def replayed(call: dict, results, with_mask: bool) -> dict:
+    """The call as its gradient sees it: bits of the returned seed, unless the mask is remembered."""
+    seed, offset = (int(np.asarray(x).reshape(-1)[0]) for x in results[4:6])
+    for name in ("seed", "offset"):
+        given = call.get("keep_prob", 1.0) == 1 or call.get("seed") or call.get("offset")
+        assert not given or {"seed": seed, "offset": offset}[name] == call.get(name, 0)
+    mask = call.get("dropout_mask") if with_mask else None
+    return {**call, "seed": seed, "offset": offset, "dropout_mask": mask}
 
 
 def gradient_seed(call, dtype, shape):
@@ -66,29 +90,47 @@ def gradient_seed(call, dtype, shape):
     return rng.standard_normal(shape).astype(np.float32).astype(DTYPES[dtype])
 
 
-def spelled(call: dict, old: bool) -> dict:
-    """The same call in the spelling of v1 (tockens) or v2 (tokens)."""
-    return {name.replace("_tokens", "_tockens") if old else name: value for name, value in call.items()}
+def spelled(call: dict, version: str) -> dict:
+    """The same call in the spelling of its version: tokens in version 2, tockens in the others."""
+    return {n if version == "v2" else n.replace("_tokens", "_tockens"): value for n, value in call.items()}
+
+
+def function(front, version: str, gradient: bool = False):
+    name = "npu_fusion_attention" + ("_grad" if gradient else "")
+    return getattr(front, name if version == "v1" else f"{name}_{version}")
+
+
+def quiet(run, *positional, **keywords):
+    """The warning that mask and tokens disagree is tested elsewhere."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return run(*positional, **keywords)
 
 
 @pytest.mark.parametrize("seed", SEEDS)
 def test_numpy(seed):
     import fusion_attention.numpy as front
 
-    call, dtype, line = draw(seed)
-    results = front.npu_fusion_attention(**spelled(call, old=True))
+    version = VERSIONS[seed % len(VERSIONS)]
+    call, dtype, line = draw(seed, version)
+    results = quiet(function(front, version), **spelled(call, version))
+    check_forward(Statement(replayed(call, results, with_mask=True), dtype), line, results)
     dy = gradient_seed(call, dtype, results[0].shape)
-    keywords = spelled({k: v for k, v in call.items() if k not in (*ARRAYS, "scale")}, old=True)
-    gradients = front.npu_fusion_attention_grad(
+    forward_only = (*ARRAYS, "scale", "dropout_mask", "seed", "offset")
+    gradients = function(front, version, gradient=True)(
         *(call[name] for name in ARRAYS),
         dy,
-        **keywords,
+        **spelled({name: x for name, x in call.items() if name not in forward_only}, version),
         scale_value=call["scale"],
         softmax_max=results[1],
         softmax_sum=results[2],
         attention_in=results[0],
+        seed=results[4],
+        offset=results[5],
     )
-    check(call, dtype, line, results, gradients[:3], dy)
+    names = GRADIENTS if version == "v2" else ("dq", "dk", "dv", "dpse", "dsink")
+    again = Statement(replayed(call, results, with_mask=False), dtype)
+    check_gradients(again, line, results, dict(zip(names, gradients)), dy)
 
 
 def to_torch(x):
@@ -109,20 +151,25 @@ def test_torch(seed, version):
     torch = pytest.importorskip("torch")
     import fusion_attention.torch as front
 
-    call, dtype, line = draw(seed)
+    call, dtype, line = draw(seed, version)
     tensors = {k: to_torch(v) if isinstance(v, np.ndarray) else v for k, v in call.items()}
-    for name in ARRAYS:
+    inputs = [name for name in DIFFERENTIABLE if name in tensors]
+    if call.get("pse_type", 1) > 1:
+        inputs.remove("pse")  # slopes
+    for name in inputs:
         tensors[name].requires_grad_()
     if version == "v3":  # lengths are tensors there
         for name in ("actual_seq_qlen", "actual_seq_kvlen"):
             if name in tensors:
-                tensors[name] = torch.tensor([int(n) for n in tensors[name]])
-    function = getattr(front, {"v1": "npu_fusion_attention"}.get(version, f"npu_fusion_attention_{version}"))
-    results = function(**spelled(tensors, old=version != "v2"))
+                tensors[name] = torch.tensor(tensors[name])
+    results = quiet(function(front, version), **spelled(tensors, version))
     dy = gradient_seed(call, dtype, tuple(results[0].shape))
     results[0].backward(to_torch(dy))
-    gradients = [to_numpy(tensors[name].grad) for name in ARRAYS]
-    check(call, dtype, line, [to_numpy(r) for r in results[:3]], gradients, np.asarray(dy, np.float64))
+    arrays = [to_numpy(r) if isinstance(r, torch.Tensor) else r for r in results]
+    statement = Statement(replayed(call, arrays, with_mask=True), dtype)
+    check_forward(statement, line, arrays)
+    gradients = {gradient: to_numpy(tensors[name].grad) for name, gradient in GRADIENT_OF.items() if name in inputs}
+    check_gradients(statement, line, arrays, gradients, np.asarray(dy, np.float64))
 
 
 def test_zz_report(capsys):

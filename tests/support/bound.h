@@ -251,7 +251,10 @@ inline void judge_head_gradients(const Problem& p, const Sequence& s, std::int64
     const double *row_d_o = d_o.data() + i * t.width, *row_out = out.data() + i * t.width;
     add_row_gradients(t, row_d_o, row_out, top, sum, i, verdict.route, dq, dk, dv,
                       [&](std::int64_t j, double ds, double error) {
-                        if (p.bias.gradient) scores.add_bias(bias_index(p, s, n, i, j), ds, error);
+                        if (!p.bias.gradient) return;
+                        const double factor = bias_factor(p, s, i, j);
+                        scores.add_bias(bias_index(p, s, n, i, j), factor * ds,
+                                        std::fabs(factor) * (error + 2 * kFlat * std::fabs(ds)));
                       });
     if (!p.sink) continue;
     const Delta delta(row_d_o, row_out, t.width);

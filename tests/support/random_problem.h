@@ -167,12 +167,12 @@ inline void describe_bias(Draw& draw, Problem& p) {
   if (dense) {
     p.bias.dtype = draw.pick({Dtype::float32, p.query.dtype});
     p.bias.before_scale = draw.one_in(2);
-    if (p.pass == Pass::backward && !draw.one_in(3)) p.bias.gradient = described_gradient();
     if (draw.one_in(4)) {
       make_causal(draw, p);
       p.bias.last_rows = draw.between(1, draw.pick<std::int64_t>({4, 70, 300}));
     }
   }
+  if (p.pass == Pass::backward && !draw.one_in(3)) p.bias.gradient = described_gradient();
   natural_bias(p, {draw.one_in(2), !draw.one_in(4), !draw.one_in(4)}, numbering_of(p));
   const bool far = draw.one_in(3);
   for (Sequence& s : p.sequences)

@@ -77,18 +77,24 @@ class Verdict {
 // local row rows − last + r, and an earlier row reads one of them at the same distance.
 inline std::int64_t bias_index(const Problem& p, const Sequence& s, std::int64_t head, std::int64_t i,
                                std::int64_t j) {
+  if (p.bias.kind != BiasKind::dense) return s.bias.base + head * s.bias.head;
   const std::int64_t last = p.bias.last_rows > 0 ? p.bias.last_rows : s.rows, first = s.rows - last;
   const std::int64_t row = i >= first ? i - first : i % last, column = j - i + first + row;
   return s.bias.base + head * s.bias.head + row * s.bias.row + column;
 }
 
+// What that number is multiplied by in the score of the pair.
+inline double bias_factor(const Problem& p, const Sequence& s, std::int64_t i, std::int64_t j) {
+  const double distance = static_cast<double>(std::abs(j - i + s.bias_shift));
+  return p.bias.kind == BiasKind::dense      ? 1
+         : p.bias.kind == BiasKind::distance ? -distance
+                                             : -std::sqrt(distance);
+}
+
 inline double bias_of(const Problem& p, const Sequence& s, std::int64_t head, std::int64_t i,
                       std::int64_t j) {
   TensorView numbers{.data = const_cast<void*>(p.bias.data), .dtype = p.bias.dtype, .stride = {0, 0, 0, 1}};
-  if (p.bias.kind == BiasKind::dense) return read(numbers, 0, 0, 0, bias_index(p, s, head, i, j));
-  const double distance = static_cast<double>(std::abs(j - i + s.bias_shift));
-  return -read(numbers, 0, 0, 0, s.bias.base + head * s.bias.head) *
-         (p.bias.kind == BiasKind::distance ? distance : std::sqrt(distance));
+  return bias_factor(p, s, i, j) * read(numbers, 0, 0, 0, bias_index(p, s, head, i, j));
 }
 
 // fp64 operands and scores of one (sequence, query head), and how far an fp32 score may be from them.

@@ -30,7 +30,7 @@ struct FusionAttentionOptions {
   double scale = 1.0;         // scale_value in the gradients
 
   Array atten_mask;  // bool, uint8 or int8, non-zero hides; absent: full attention whatever the mode
-  std::int64_t sparse_mode = 0;  // 0 … 6 but for TND; TND: 0 … 8 except 5
+  std::int64_t sparse_mode = 0;  // 0 … 6; TND: 0 … 4, 6, 7, 8
   std::int64_t pre_tokens = kAllTokens;
   std::int64_t next_tokens = kAllTokens;
   std::optional<std::vector<std::int64_t>> prefix;  // modes 5 and 6: one per batch entry or sequence
@@ -39,7 +39,9 @@ struct FusionAttentionOptions {
   std::optional<std::vector<std::int64_t>> actual_seq_kvlen;  // as many
   std::string softmax_layout;                                 // "", or "TND" under input_layout TND
 
-  Array pse;  // query's type [1 or B, 1 or N, 1 or Sq, Skv] and more: api/pse.h; slopes: float32
+  // A bias of query's type: [1 or B, 1 or N, 1 or Sq, Skv]; [1 or B, 1 or N, 1024, S], the last 1024 rows
+  // under a causal mask; TND: [N·Σ sq·skv], [N·Σ skv] or the last 1024 rows. Slopes: float32 [N] or [B, N].
+  Array pse;
   std::int64_t pse_type = 1;  // 0 scale·QKᵀ + pse, 1 scale·(QKᵀ + pse), 2 and 3 slopes
   std::optional<std::vector<std::int64_t>> q_start_idx, kv_start_idx;  // one number each, or neither
 
@@ -50,7 +52,7 @@ struct FusionAttentionOptions {
   Array sink;                      // float32 [N]
   Array query_rope, key_rope;      // both or neither: more channels of query and key
   Array padding_mask;              // must be absent, as documented
-  std::int64_t inner_precise = 0;  // no numeric effect (ruling 22)
+  std::int64_t inner_precise = 0;  // 0 … 3, no numeric effect
 
   std::optional<bool> strict;  // families/strict.h; absent: the environment decides
 
@@ -60,7 +62,7 @@ struct FusionAttentionOptions {
 // Where the backward writes: contiguous memory of the shape and type of what each is the gradient of.
 struct Gradients {
   void *dq = nullptr, *dk = nullptr, *dv = nullptr;
-  void* dpse = nullptr;                         // null: not computed; of slopes it takes O(N·Sq·Skv) memory
+  void* dpse = nullptr;                         // null: not computed
   void *dq_rope = nullptr, *dk_rope = nullptr;  // null: not written
   float* dsink = nullptr;                       // null: not computed
 };
@@ -88,8 +90,8 @@ class FusionAttention {
   // What forward or backward will compute, without the pointers that they are given.
   const Problem& problem() const { return problem_; }
 
-  // What the caller should know though it is no error (rulings 1 and 2), each at most once per process.
-  // Reads the mask.
+  // What the caller should know though it is no error: that a sparse_mode without a mask or a prefix has no
+  // effect, that the mask shows what the tokens hide. Each at most once per process. Reads the mask.
   std::vector<std::string> notes() const;
 
  private:
