@@ -30,7 +30,7 @@ class Cell:
         mask = torch.ones(2048, 2048, dtype=torch.bool).triu_(1) if case.causal else None
         self.words = {"atten_mask": mask, "sparse_mode": 2 if case.causal else 0}
         self.qkv = (self.query, self.key, self.value)
-        # torch wants as many kv heads as query heads in its backward; it is given views, not copies.
+        # torch wants as many kv heads as query heads in its backward: copies, made before the clock starts.
         repeat = case.heads // case.kv_heads
         self.peer_qkv = (
             (self.query, *(x.repeat_interleave(repeat, 1) for x in self.qkv[1:])) if repeat > 1 else self.qkv

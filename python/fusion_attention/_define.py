@@ -8,7 +8,7 @@ from collections.abc import Callable
 from typing import Any
 
 from fusion_attention import _check
-from fusion_attention._table import ARGUMENTS, COMMON, MODES, REQUIRED, RESULTS, Argument, Function
+from fusion_attention._table import ARGUMENTS, COMMON, MODES, NOTATION, REQUIRED, RESULTS, Argument, Function
 
 # What an implementation gets by itself, after (query, key, value, common, rest), where the function has it.
 _OWN = ("dy", "softmax_max", "softmax_sum", "attention_in", "seed", "offset")
@@ -35,13 +35,19 @@ def docstring(function: Function, tensor: str) -> str:
     what = (
         "Gradients of npu_fusion_attention" if function.backward else "Fused attention, softmax(scale·Q·Kᵀ)·V"
     )
-    lines = [f"{what}: version {function.version} of the Ascend interface.", "", "Args:"]
+    lines = [f"{what}: version {function.version} of the Ascend interface.", "", NOTATION]
+    lines += [
+        "In brackets: the section of the specification, whose sources docs/npu_fusion_attention.md lists."
+    ]
+    lines += ["", "Args:"]
     for name, argument, _ in function.parameters():
         kind = {"tensor": tensor, "ints": "list of int"}.get(argument.kind, _SCALARS.get(argument.kind, ""))
         kind += f" of {argument.dtypes}" if argument.dtypes else ""
         default = "" if argument.default is REQUIRED else f", default {argument.default!r}"
         text = f"{name} ({kind}{default}): {argument.says}. [{argument.source}]"
-        lines += textwrap.wrap(text, 100, initial_indent="    ", subsequent_indent="        ")
+        lines += textwrap.wrap(
+            text, 100, initial_indent="    ", subsequent_indent="        ", break_on_hyphens=False
+        )
     lines += ["", "Returns:", f"    A tuple of {len(function.results)}:"]
     lines += [f"    {name}: {RESULTS[name]}." for name in function.results]
     lines += [

@@ -9,7 +9,16 @@ from pathlib import Path
 
 from fusion_attention import _mask_pictures
 from fusion_attention._define import signature
-from fusion_attention._table import ARGUMENTS, FUNCTIONS, OTHERS, REQUIRED, RESULTS, Argument, Function
+from fusion_attention._table import (
+    ARGUMENTS,
+    FUNCTIONS,
+    NOTATION,
+    OTHERS,
+    REQUIRED,
+    RESULTS,
+    Argument,
+    Function,
+)
 
 FILE = Path(__file__).with_name("_signatures.py")
 PAGE = Path(__file__).parents[2] / "docs" / "npu_fusion_attention.md"
@@ -57,19 +66,41 @@ def text() -> str:
     return "".join(parts).replace("=''", '=""').replace("= ''", '= ""')
 
 
-PAGE_HEADER = """\
+PAGE_HEADER = f"""\
 # npu_fusion_attention
 
 Versions 1, 2 and 3 of the Ascend operator and their gradients, on torch tensors (`fusion_attention.torch`)
 and on NumPy arrays (`fusion_attention.numpy`). *Written by `python -m fusion_attention._stubs`; do not edit.*
+
+{NOTATION}
 
 | function | arguments in order | results |
 |---|---|---|
 """
 
 
+SOURCES = """
+## Sources
+
+`training-ops` is the specification that this library was written from. Its sections restate these public
+sources and decide where they disagree. Paths lie in Ascend/op-plugin (A), hicann/ops-transformer (B),
+hicann/ops-math (C) and Ascend/pytorch (D).
+
+| section | what | drawn from |
+|---|---|---|
+| 1 | signatures, results | A `op_plugin/config/op_plugin_functions.yaml`, `docs/zh/custom_APIs/torch_npu/` |
+| 2 | layouts | A `op_plugin/ops/opapi/FlashAttention*KernelNpuOpApi.cpp` |
+| 3 | order of arithmetic, pse | B `attention/flash_attention_score/`, `common/include/kernel/pse.h` |
+| 4 | masks, sparse modes | B `docs/context/`, `attention/flash_attention_score/` |
+| 5 | packed sequences (TND) | A and B, as above |
+| 6 | dropout | C `random/`; D `torch_npu/csrc/aten/NPUGeneratorImpl.cpp` |
+| 7 | backward | B `attention/flash_attention_score_grad/` |
+"""
+
+
 def _row(*cells: str) -> str:
-    return f"| {' | '.join(cell.replace('|', ' ') for cell in cells)} |\n"
+    bar = r"\|"  # Markdown's
+    return f"| {' | '.join(cell.replace('|', bar) for cell in cells)} |\n"
 
 
 def page() -> str:
@@ -77,8 +108,8 @@ def page() -> str:
     parts = [PAGE_HEADER]
     parts += [_row(f"`{f.name}`", f"`{signature(f)}`", ", ".join(f.results)) for f in FUNCTIONS]
     parts.append(
-        "\nVersions 1 and 3 write `pre_tockens`, `next_tockens`; the gradients write `scale_value`.\n"
-        "\n| argument | type | default | meaning | source |\n|---|---|---|---|---|\n"
+        "\nVersions 1 and 3 and their gradients write `pre_tockens`, `next_tockens`; all gradients write\n"
+        "`scale_value`.\n\n| argument | type | default | meaning | source |\n|---|---|---|---|---|\n"
     )
     for argument in (*ARGUMENTS, *OTHERS):
         kind = {"symint": "int", "ints": "list of int"}.get(argument.kind, argument.kind)
@@ -99,6 +130,7 @@ def page() -> str:
     for example in _mask_pictures.EXAMPLES:
         says, picture = _mask_pictures.draw(example).split("\n\n", 1)
         parts.append(f"\n{says}.\n\n```\n{picture}```\n")
+    parts.append(SOURCES)
     return "".join(parts)
 
 

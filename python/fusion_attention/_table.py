@@ -16,6 +16,10 @@ REQUIRED: Final = ...  # the default of an argument that has none
 
 FLOATING = "float32, float16 or bfloat16"
 
+NOTATION = """\
+B batches, N query heads, Nkv key and value heads, Sq rows (queries), Skv keys, D channels of a head, T tokens
+of all packed sequences; row i and key j are counted within their sequence."""
+
 
 @dataclass(frozen=True)
 class Argument:
@@ -36,12 +40,21 @@ class Argument:
 # In the order of the C++ constructor and of the torch operators.
 ARGUMENTS = (
     Argument("query", "tensor", "the queries, laid out as input_layout says; any strides", dtypes=FLOATING),
-    Argument("key", "tensor", "the keys, with Nkv heads; Nkv divides query's N", dtypes="query's"),
+    Argument("key", "tensor", "the keys, with Nkv heads; Nkv divides query's N", dtypes="query's dtype"),
     Argument(
-        "value", "tensor", "the values, with Nkv heads; their D may differ from query's", dtypes="query's"
+        "value",
+        "tensor",
+        "the values, with Nkv heads; their D may differ from query's",
+        dtypes="query's dtype",
     ),
     Argument("head_num", "symint", "N, the number of heads of query"),
-    Argument("input_layout", "str", "BSH, SBH, BSND, BNSD or TND, in either case", source="training-ops 2"),
+    Argument(
+        "input_layout",
+        "str",
+        "the axes of query, key, value and attention_out: BSH, SBH (H is heads·D), BSND, BNSD or TND, in "
+        "either case",
+        source="training-ops 2",
+    ),
     Argument("scale", "float", "multiplies Q·Kᵀ in float32; any finite number", 1.0, source="training-ops 3"),
     Argument(
         "atten_mask",
@@ -124,7 +137,7 @@ ARGUMENTS = (
         "last 1024 rows of one that depends on j − i alone, under a causal mask; TND: [N·Σ sq·skv], "
         "[N·Σ skv] or the last 1024 rows. Types 2 and 3: slopes [N] or [B, N]",
         None,
-        "query's; slopes float32",
+        "query's dtype; slopes float32",
         "training-ops 3.2",
     ),
     Argument("padding_mask", "tensor", "must be None, as in the documents", None),
@@ -133,10 +146,10 @@ ARGUMENTS = (
         "tensor",
         "more channels of query, in its layout with a D of their own: Q·Kᵀ becomes Q·Kᵀ + Qr·Krᵀ",
         None,
-        "query's",
+        "query's dtype",
         "training-ops 1.3",
     ),
-    Argument("key_rope", "tensor", "the same of key", None, "query's", "training-ops 1.3"),
+    Argument("key_rope", "tensor", "the same of key", None, "query's dtype", "training-ops 1.3"),
     Argument(
         "sink",
         "tensor",
@@ -167,7 +180,9 @@ ARGUMENTS = (
 
 # What the functions take beside the above.
 OTHERS = (
-    Argument("dy", "tensor", "the gradient of attention_out", dtypes="query's", source="training-ops 7"),
+    Argument(
+        "dy", "tensor", "the gradient of attention_out", dtypes="query's dtype", source="training-ops 7"
+    ),
     Argument(
         "softmax_max",
         "tensor",
@@ -186,7 +201,12 @@ OTHERS = (
     ),
     Argument("softmax_in", "tensor", "without effect", None),
     Argument(
-        "attention_in", "tensor", "attention_out; must not be None", None, "query's", source="training-ops 7"
+        "attention_in",
+        "tensor",
+        "attention_out; must not be None",
+        None,
+        "query's dtype",
+        source="training-ops 7",
     ),
     Argument(
         "seed",
