@@ -55,11 +55,10 @@ def test_enabling_twice_and_going_up_a_level():
     ("layer", "error", "sentence"),
     [
         (
-            "ascendspeed",
+            "mindspore",
             NotImplementedError,
-            'layers: got "ascendspeed", which is not built yet; allowed are torch_npu',
+            'layers: got "mindspore", which is not built yet; allowed are torch_npu',
         ),
-        ("mindspore", NotImplementedError, "not built yet"),
         ("torch", ValueError, 'layers: got "torch", allowed are torch_npu, mindspeed'),
         (3, TypeError, "layers: got int"),
     ],
@@ -196,7 +195,7 @@ def test_run_is_what_python_would_do(script):
         "main": True,
         "available": True,
         "device": "cpu",
-        "environment": "device:torch_npu,mindspeed",
+        "environment": "device:torch_npu,mindspeed,ascendspeed",
         "helper": "beside the script",
         "package": None,
     }

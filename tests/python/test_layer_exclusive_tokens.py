@@ -7,12 +7,12 @@ import pytest
 
 torch = pytest.importorskip("torch", reason="the layers are for torch, which is not installed")
 import fusion_attention  # noqa: E402
-from fusion_attention.ascend import older_order  # noqa: E402
+from fusion_attention.ascend import exclusive_tokens  # noqa: E402
 
 
 @pytest.fixture(autouse=True)
 def mindspeed(monkeypatch):
-    monkeypatch.setattr(older_order, "_told", False)
+    monkeypatch.setattr(exclusive_tokens, "_told", False)
     fusion_attention.enable("mindspeed")
     yield
     fusion_attention.disable()
