@@ -16,7 +16,10 @@ import numpy as np
 import pytest
 import torch
 from fusion_attention import _core, _limits_page
-from fusion_attention.ascend.documented import refuse_undocumented
+from fusion_attention.ascend import mindspeed_ops
+from fusion_attention.ascend.ascend_flash_attention import ascend_flash_attention
+from fusion_attention.ascend.npu_flash_attention import npu_flash_attention, npu_flash_attention_grad
+from fusion_attention.ascend.ring import npu_ring_attention_update
 from fusion_attention.cell import FlashAttention
 from fusion_attention.torch import npu_fusion_attention_grad_v2, npu_fusion_attention_v2
 
@@ -36,7 +39,7 @@ def operands(query, key=None, value=None, dtype=np.float16):
 
 
 def dense(query=(1, 1, 256, 16), key=None, value=None, dtype=np.float16, layout="BNSD", **words):
-    axis = {"BNSD": 1, "BSND": 2, "TND": 1}.get(layout)
+    axis = {"BNSD": 1, "BSND": 2, "TND": 1}.get(layout.upper())
     heads = query[axis] if axis else words.pop("heads")
     return (*operands(query, key, value, dtype), heads, layout), words
 
@@ -82,7 +85,7 @@ CASES = {
     "keys": lambda: dense((1, 1, 1, 16), (1, 1, MILLION + 1, 16)),
     "rows-mindspeed": lambda: dense((1, 1, MILLION // 2 + 1, 16), (1, 1, 1, 16)),
     "keys-mindspeed": lambda: dense((1, 1, 1, 16), (1, 1, MILLION // 2 + 1, 16)),
-    "ends-mindspeed": lambda: packed([500_000, 1_000_001]),
+    "ends-mindspeed": lambda: packed([500_000, 1_000_001], [1, 2]),
     "rows-te": lambda: dense((1, 1, 257, 16)),
     "depth": lambda: dense((1, 1, 8, 832)),
     "depth-mindspeed": lambda: dense((1, 1, 8, 513)),
@@ -134,6 +137,10 @@ CASES = {
     "rope-mask": lambda: rope(atten_mask=None),
     "rope-mode": lambda: rope(atten_mask=mask(3072, 2048), sparse_mode=6, prefix=[4]),
 }
+OTHER_CASES = {
+    ("heads", "npu_ring_attention_update"): lambda: packed([8], heads=257, depth=64),
+    ("depth", "npu_ring_attention_update"): lambda: packed([8], depth=832),
+}
 LARGE = 1 << 22  # scores of a call that is read and checked only
 
 
@@ -149,23 +156,46 @@ def call_fusion(arguments, words, backward):
         fa.npu_fusion_attention_v2(*arguments, **words)
 
 
-def call_hook(interface, arguments, words, backward):
-    """What the entry points of the other documents call first."""
+def tensor(x):
+    if not isinstance(x, np.ndarray):
+        return x
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of arrays that cannot be written
+        if x.dtype == BF16:
+            return torch.from_numpy(x.view(np.int16)).view(torch.bfloat16)
+        return torch.from_numpy(x)
 
-    def tensor(x):
-        if not isinstance(x, np.ndarray):
-            return x
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of arrays that cannot be written
-            return (
-                torch.from_numpy(x.view(np.int16)).view(torch.bfloat16)
-                if x.dtype == BF16
-                else torch.from_numpy(x)
-            )
 
-    hook = ("atten_mask", "pse", "pse_type", "sparse_mode", "prefix", "actual_seq_qlen", "actual_seq_kvlen")
-    given = {name: tensor(words[name]) for name in hook if name in words}
-    refuse_undocumented(interface, *map(tensor, arguments), backward=backward, **given)
+def call_mindspeed(query, key, value, heads, layout, backward, words):
+    out, top, total, *_ = mindspeed_ops.npu_fusion_attention(query, key, value, heads, layout, **words)
+    if backward:
+        saved = {"softmax_max": top, "softmax_sum": total, "attention_in": out}
+        mindspeed_ops.npu_fusion_attention_grad(query, key, value, out, heads, layout, **saved, **words)
+
+
+def call_ascendspeed(query, key, value, heads, layout, backward, words):
+    out = npu_flash_attention(query, key, value, heads, layout, **words)
+    if backward:
+        saved = {"softmax_max": out.softmax_max, "softmax_sum": out.softmax_sum, "attention_in": out}
+        npu_flash_attention_grad(query, key, value, out[0], heads, layout, **saved, **words)
+
+
+def call_te(query, key, value, heads, layout, backward, words):
+    ascend_flash_attention(query, key, value, words.get("atten_mask"), None, 1.0, 1.0, heads, layout)
+
+
+def call_ring(query, key, value, heads, layout, backward, words):
+    top, total = torch.zeros(*query.shape[:2], 8), torch.ones(*query.shape[:2], 8)
+    side = query, top, total
+    npu_ring_attention_update(*side, *side, actual_seq_qlen=words["actual_seq_qlen"], input_layout=layout)
+
+
+LAYERS = {
+    "mindspeed": call_mindspeed,
+    "ascend_flash_attention": call_te,
+    "npu_flash_attention": call_ascendspeed,
+    "npu_ring_attention_update": call_ring,
+}
 
 
 def call_cell(arguments, words):
@@ -175,26 +205,25 @@ def call_cell(arguments, words):
 
 
 def call(key, interface):
-    arguments, words = CASES[key]()
+    arguments, words = OTHER_CASES.get((key, interface), CASES[key])()
     backward = key == "slopes-gradient"
     if interface == "npu_fusion_attention":
         call_fusion(arguments, words, backward)
     elif interface == "flash_attention_cell":
         call_cell(arguments, words)
     else:
-        call_hook(interface, arguments, words, backward)
+        given = {name: tensor(word) for name, word in words.items()}
+        LAYERS[interface](*map(tensor, arguments), backward, given)
 
 
-# Of these rows the hook knows no words, or the inner operator refuses the same: it checks them itself.
-INNER = {"capitals", "softmax-layout", "pse-compressed", "tokens-mask", "inner-precise", "prefix-mode-5"}
+# Rows about words that mindspeed's functions only hand on: npu_fusion_attention refuses, on which they stand.
+INNER = {"pse-compressed", "tokens-mask", "inner-precise"}
 # The cell itself refuses values unlike query in width.
 CELL_ALWAYS = {"value-like-query"}
 
 
 @pytest.mark.parametrize(("key", "interface"), PAIRS)
 def test_every_row(key, interface):
-    if interface == "mindspeed" and key in INNER:
-        interface = "npu_fusion_attention"  # on which mindspeed's functions stand
     if interface == "flash_attention_cell" and key in CELL_ALWAYS:
         with pytest.raises(ValueError, match="value"):
             call(key, interface)
@@ -204,9 +233,13 @@ def test_every_row(key, interface):
         call(key, interface)
         refusal = ValueError if interface == "flash_attention_cell" else RuntimeError
         _, argument, allowed = LIMITS[key]
+        if interface == "npu_ring_attention_update":
+            argument = "prev_attn_out"
         with fusion_attention.strict(), pytest.raises(refusal) as refused:
             call(key, interface)
     assert str(refused.value).startswith(f"{argument}: got "), refused.value
+    if interface == "mindspeed" and key in INNER:
+        interface = "npu_fusion_attention"
     assert f"allowed is {allowed} by the document of {interface} (strict mode; " in str(refused.value)
 
 
@@ -241,7 +274,8 @@ def test_documented_calls_pass(interface, backward):
             elif interface == "flash_attention_cell":
                 call_cell(arguments, words)
             else:
-                call_hook(interface, arguments, words, backward)
+                given = {name: tensor(word) for name, word in words.items()}
+                LAYERS[interface](*map(tensor, arguments), backward, given)
 
 
 # --- The switch ---
