@@ -42,5 +42,6 @@ inline void* pointer(std::uintptr_t address) {
 }
 
 void bind_flash_attention_cell(nanobind::module_& m);
+void bind_strict(nanobind::module_& m);
 
 }  // namespace fusion_attention

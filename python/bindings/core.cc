@@ -40,7 +40,7 @@ void construct(FusionAttention* self, bool backward, bool tockens, nb::handle qu
                std::string softmax_layout, double keep_prob, std::int64_t inner_precise, Lengths prefix,
                std::int64_t pse_type, nb::handle pse, nb::handle padding_mask, nb::handle query_rope,
                nb::handle key_rope, nb::handle sink, nb::handle dropout_mask, Lengths q_start_idx,
-               Lengths kv_start_idx, std::int64_t seed, std::int64_t offset) {
+               Lengths kv_start_idx, std::int64_t seed, std::int64_t offset, std::optional<bool> strict) {
   FusionAttentionOptions options;
   options.head_num = head_num;
   options.input_layout = std::move(input_layout);
@@ -67,6 +67,7 @@ void construct(FusionAttention* self, bool backward, bool tockens, nb::handle qu
   options.seed = seed;
   options.offset = offset;
   options.tockens = tockens;
+  options.strict = strict;
   new (self) FusionAttention(backward ? Pass::backward : Pass::forward, array_of(query), array_of(key),
                              array_of(value), options);
 }
@@ -178,7 +179,8 @@ NB_MODULE(_core, m) {
            arg("actual_seq_kvlen").none(), arg("softmax_layout"), arg("keep_prob"), arg("inner_precise"),
            arg("prefix").none(), arg("pse_type"), arg("pse").none(), arg("padding_mask").none(),
            arg("query_rope").none(), arg("key_rope").none(), arg("sink").none(), arg("dropout_mask").none(),
-           arg("q_start_idx").none(), arg("kv_start_idx").none(), arg("seed"), arg("offset"))
+           arg("q_start_idx").none(), arg("kv_start_idx").none(), arg("seed"), arg("offset"),
+           arg("strict").none())
       .def("forward", &forward)
       .def("backward", &backward, arg("dy").none(), arg("softmax_max").none(), arg("softmax_sum").none(),
            arg("attention_in").none(), arg("gradients"))
@@ -193,6 +195,7 @@ NB_MODULE(_core, m) {
                    [](const FusionAttention& call) { return tuple_of(call.statistics_shape()); });
 
   bind_flash_attention_cell(m);
+  bind_strict(m);
 
   m.def("dropout_mask_bytes", &dropout_mask_bytes, arg("numbers"));
   m.def("dropout_mask", &write_dropout_mask, arg("address"), arg("numbers"), arg("p"), arg("seed"),

@@ -18,6 +18,7 @@ from typing import Any
 from torch import Tensor
 
 from fusion_attention import _check
+from fusion_attention.ascend.documented import refuse_undocumented
 from fusion_attention.ascend.spelling import hiding, spelled
 from fusion_attention.torch import npu_fusion_attention_v2
 
@@ -43,8 +44,13 @@ def attend(
     precise_mode: int = 0,
     *,
     drop_mask: Tensor | None = None,
+    document: str = "ascend_flash_attention",
 ) -> Tensor:
-    """Attention with exclusive tokens; the arguments are those of `ascend_flash_attention`."""
+    """Attention with exclusive tokens; the arguments are those of `ascend_flash_attention`.
+
+    document: whose limits strict mode checks.
+    """
+    refuse_undocumented(document, query, key, value, head_num, io_layout, atten_mask=atten_mask)
     pre_tokens = _check.as_int("pre_tokens", pre_tokens)
     next_tokens = _check.as_int("next_tokens", next_tokens)
     atten_mask = hiding("atten_mask", atten_mask)

@@ -11,6 +11,7 @@ from torch import Tensor
 
 import fusion_attention.torch as functions
 from fusion_attention.ascend import ring
+from fusion_attention.ascend.documented import refuse_undocumented
 from fusion_attention.ascend.exclusive_tokens import FARTHEST, attend
 from fusion_attention.ascend.patches import Patches
 from fusion_attention.ascend.spelling import spelled
@@ -37,6 +38,7 @@ def npu_fusion_attention_v2(
 ) -> tuple[Any, ...]:
     """npu_fusion_attention_v2 as the loaded module has it, the 17 arguments of `_FORWARD` by position."""
     options = _named("npu_fusion_attention_v2", _FORWARD, rest)
+    refuse_undocumented("mindspeed", query, key, value, head_num, input_layout, **options)
     return functions.npu_fusion_attention_v2(query, key, value, head_num, input_layout, **options)
 
 
@@ -45,6 +47,7 @@ def npu_fusion_attention_grad_v2(
 ) -> tuple[Any, ...]:
     """The loaded module's gradient, (dq, dk, dv, dpse), with its 24 arguments of `_BACKWARD` by position."""
     options = _named("npu_fusion_attention_grad_v2", _BACKWARD, rest)
+    refuse_undocumented("mindspeed", query, key, value, head_num, input_layout, backward=True, **options)
     gradients = functions.npu_fusion_attention_grad_v2(
         query, key, value, dy, head_num, input_layout, **options
     )
@@ -170,7 +173,7 @@ def _fusion_attention(
 @wraps(_fusion_attention)
 def npu_fusion_attention(*args: Any, **kwargs: Any) -> Any:
     if len(args) >= 4 and (args[3] is None or isinstance(args[3], Tensor)):
-        return attend(*args, **kwargs)
+        return attend(*args, document="mindspeed", **kwargs)
     return _fusion_attention(*args, **kwargs)
 
 

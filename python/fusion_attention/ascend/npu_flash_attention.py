@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from fusion_attention import _check
+from fusion_attention.ascend.documented import refuse_undocumented
 from fusion_attention.ascend.ring import LANES, LOWEST
 from fusion_attention.ascend.score import Score, plain
 from fusion_attention.ascend.spelling import hiding, spelled
@@ -60,6 +61,7 @@ def npu_flash_attention(
         RuntimeError: anything else that is not allowed. [seed 002, training-ops 1.9]
     """
     query, key, value, pse = map(plain, (query, key, value, pse))
+    refuse_undocumented("npu_flash_attention", query, key, value, head_num, input_layout)
     with spelled(dropout_mask="drop_mask"):
         out, top, total, _, seed, offset, _ = npu_fusion_attention(
             query,
@@ -133,6 +135,7 @@ def npu_flash_attention_grad(
             without seed and offset, where the NPU draws bits that are not the forward's. [seed 002]
     """
     query, key, value, dy, pse, attention_in = map(plain, (query, key, value, dy, pse, attention_in))
+    refuse_undocumented("npu_flash_attention", query, key, value, head_num, input_layout, backward=True)
     keep_prob = _check.as_float("keep_prob", keep_prob)
     if keep_prob < 1 and (seed is None or offset is None):
         raise RuntimeError(

@@ -14,6 +14,8 @@ import torch
 from torch import Tensor
 
 from fusion_attention import _check
+from fusion_attention.ascend.documented import refuse_undocumented
+from fusion_attention.ascend.spelling import spelled
 
 LOWEST = torch.finfo(torch.float32).min  # the maximum of a row that sees no key
 LANES = 8  # equal copies of each statistic
@@ -65,6 +67,10 @@ def npu_ring_attention_update(
             f'input_softmax_layout: got "{natural}", allowed is "", or "TND" for input_layout TND'
         )
     _check_shapes(out[0], top[0], total[0], layout)
+    with spelled(query="prev_attn_out"):
+        refuse_undocumented(
+            "npu_ring_attention_update", prev_attn_out, prev_attn_out, prev_attn_out, top[0].shape[1], layout
+        )
     place = None
     if layout == "TND" and not natural:
         place = _head_major(_ends(actual_seq_qlen, out[0].shape[0]), out[0].shape[0], out[0].shape[1])

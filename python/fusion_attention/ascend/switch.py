@@ -24,7 +24,7 @@ def enable(*layers: str, device: bool = False) -> None:
         layers: names of layers; "torch_npu" when none is given. "mindspeed" serves its attention operators
             and the callable module `npu_fusion_attention` (docs/mindspeed.md), "ascendspeed"
             `ascendspeed.ops` and `ascendspeed.te.ops` (docs/ascendspeed.md), "flash_attention" the
-            acctransformer cell, as `flash_attention`, `accspeed` and `acctransformer` have it.
+            acctransformer cell as `flash_attention`, `accspeed` and `acctransformer` have it.
         device: False, the default, serves names only: `torch.npu.is_available()` is False and nobody's choice
             of device changes. True makes "npu" mean the CPU everywhere: see docs/torch_npu.md.
 

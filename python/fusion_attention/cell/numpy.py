@@ -11,7 +11,7 @@ import numpy as np
 from fusion_attention import _core
 from fusion_attention._check import refuse_type
 from fusion_attention._elements import ELEMENTS, OTHER
-from fusion_attention.cell.words import Words
+from fusion_attention.cell.words import Words, refuse_undocumented
 from fusion_attention.numpy import _plain
 
 Array = np.ndarray[Any, Any]
@@ -36,7 +36,9 @@ def _call(
     """The call, read and checked in C++, and the arrays that must outlive it."""
     plain = tuple(map(_plain, given))
     arrays = tuple(_array(name, array) for name, array in zip(NAMES, plain))
-    return _core.FlashAttentionCell(backward, words, arrays, seed, whole), plain
+    call = _core.FlashAttentionCell(backward, words, arrays, seed, whole)
+    refuse_undocumented(backward, arrays)
+    return call, plain
 
 
 def _statistics_shape(query: Array) -> tuple[int, int, int]:

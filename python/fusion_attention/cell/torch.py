@@ -10,7 +10,7 @@ from torch import Tensor
 
 from fusion_attention import _core
 from fusion_attention._check import refuse_type
-from fusion_attention.cell.words import Words
+from fusion_attention.cell.words import Words, refuse_undocumented
 from fusion_attention.torch import _array as _dense
 
 _NAMES = ("query", "key", "value", "attention_mask", "alibi_mask")
@@ -26,7 +26,9 @@ def _array(name: str, tensor: Any) -> Any:
 
 def _call(backward: bool, words: Words, tensors: tuple[Any, ...], seed: int) -> _core.FlashAttentionCell:
     given = tuple(_array(name, tensor) for name, tensor in zip(_NAMES, tensors))
-    return _core.FlashAttentionCell(backward, words, given, seed, _WHOLE)
+    call = _core.FlashAttentionCell(backward, words, given, seed, _WHOLE)
+    refuse_undocumented(backward, given)
+    return call
 
 
 class _Attention(torch.autograd.Function):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-from fusion_attention import _check, _core
+from fusion_attention import _check, _core, _strict
 
 
 class Words(NamedTuple):
@@ -47,3 +47,14 @@ def sharded(words: Words, in_strategy: Any) -> Words:
     if (rows, channels) != (1, 1):
         raise ValueError(f"in_strategy: got {strategy[0]!r} for query, allowed is (dp, mp, 1, 1)")
     return checked(*words._replace(dp=dp, mp=mp))
+
+
+def refuse_undocumented(backward: bool, arrays: tuple[Any, ...]) -> None:
+    """Strict mode: the limits of the cell's document. arrays: query, key, value, attention_mask, …"""
+    query, key, value, mask = arrays[:4]
+    try:
+        _strict.refuse_undocumented(
+            "flash_attention_cell", query, key, value, query[2][1], "BNSD", backward=backward, atten_mask=mask
+        )
+    except RuntimeError as refusal:
+        raise ValueError(str(refusal)) from None
