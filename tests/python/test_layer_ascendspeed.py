@@ -1,7 +1,9 @@
 """The ascendspeed layer: ascend_flash_attention in its three orders, npu_flash_attention and its gradient."""
 
+import copy
 import importlib
 import inspect
+import pickle
 
 import pytest
 
@@ -296,8 +298,14 @@ def test_the_result_is_its_tensor(ops):
         x.grad = None
     ops.npu_flash_attention(*packed_again(operands), N, "BSH", scale=0.3).backward(pack(dy, "BSH"))
     assert not torch.equal(operands[0].grad, ones[0])
+    for copied in (copy.copy(score), pickle.loads(pickle.dumps(copy.copy(detached(score))))):
+        assert torch.equal(copied[0], out) and torch.equal(copied.softmax_sum, score.softmax_sum)
     with pytest.raises(AttributeError, match="nothing_of_the_kind"):
         _ = score.nothing_of_the_kind
+
+
+def detached(score):
+    return type(score)(score[0].detach(), score.softmax_max, score.softmax_sum, score.seed, score.offset)
 
 
 def packed_again(operands):

@@ -13,6 +13,7 @@ import pytest
 
 torch = pytest.importorskip("torch", reason="the layers are for torch, which is not installed")
 import fusion_attention  # noqa: E402
+from fusion_attention.ascend.layers import LAYERS  # noqa: E402
 
 
 @pytest.fixture(autouse=True)
@@ -239,7 +240,7 @@ def test_run_is_what_python_would_do(script):
         "main": True,
         "available": True,
         "device": "cpu",
-        "environment": "device:torch_npu,mindspeed,ascendspeed",
+        "environment": f"device:{','.join(LAYERS)}",
         "helper": "beside the script",
         "package": None,
     }
