@@ -1,6 +1,6 @@
 """Every test of the project, one step after the other; the last line is `N passed, N failed[, N skipped]`.
 
---full adds the acceptance counts, the sanitizers, arm64, older CPUs and an isolated `pip install .`.
+--full adds the acceptance counts, the sanitizers, arm64, older CPUs, MindSpore, `pip install .`.
 Runs in .venv, which scripts/test makes.
 """
 
@@ -231,6 +231,26 @@ def older_cpus(tally: Tally, settings: Settings) -> None:
         cpp(tally, "release", few, emulator, only="kernels_random_problems")
 
 
+def mindspore(tally: Tally, settings: Settings) -> None:
+    """The cell on MindSpore's own tensors, in an environment of its own: MindSpore needs numpy 1.26."""
+    folder, file = BUILD / "mindspore/venv", RESULTS / "mindspore.xml"
+    pip: Command = [sys.executable, "-m", "pip", "--python", str(folder / "bin/python"), "install", "-q"]
+    steps: tuple[Command, ...] = (
+        [sys.executable, "-m", "venv", "--without-pip", str(folder)],
+        [*pip, "-r", "tests/mindspore/requirements.txt"],
+        [*pip, "--no-deps", "--force-reinstall", *map(str, (BUILD / "dist").glob("*.whl"))],
+    )
+    for step in steps:
+        ok, said = run(*step)
+        if not ok:
+            break
+    if tally.check("environment of MindSpore", ok, said):
+        file.unlink(missing_ok=True)
+        options = ["-q", "-s", "-W", "ignore", "-p", "no:cacheprovider", f"--junitxml={file}"]
+        pytest: Command = [str(folder / "bin/python"), "-m", "pytest", *options, "tests/mindspore"]
+        tally.cases("mindspore", file, *run(*pytest, settings=settings))
+
+
 def isolated(tally: Tally) -> None:
     """`pip install .` as a user types it, into an environment that has nothing else."""
     folder = BUILD / "isolated"
@@ -251,7 +271,8 @@ def main() -> int:
     # One fresh seed for all: the processes of pytest must agree on which cases there are.
     settings = {"FUSION_ATTENTION_SEED": os.environ.get("FUSION_ATTENTION_SEED", str(time.time_ns() % 10**9))}
     print(f"FUSION_ATTENTION_SEED={settings['FUSION_ATTENTION_SEED']}")
-    counts = {"FUSION_ATTENTION_RANDOM_PROBLEMS": "3000", "FUSION_ATTENTION_FAMILY_CALLS": "1000"}
+    counts = {"FUSION_ATTENTION_RANDOM_PROBLEMS": "3000", "FUSION_ATTENTION_FAMILY_CALLS": "1000",
+              "FUSION_ATTENTION_CELL_CALLS": "1000"}  # fmt: skip
     counts = settings | (counts if full else {})
 
     tally = Tally()
@@ -272,6 +293,7 @@ def main() -> int:
         step("arm64", arm64, settings)
         step("older CPUs", older_cpus, settings)
         step("pip install", isolated)
+        step("MindSpore", mindspore, settings)
 
     print("minutes: " + ", ".join(minutes))
     print("".join(f"skipped {line}\n" for line in tally.skipped), end="")

@@ -1,4 +1,4 @@
-// Which keys a row sees: four integers per sequence, plus a dense overlay when the caller hands one.
+// Which keys a row sees: five integers per sequence, plus a dense overlay when the caller hands one.
 //
 // Every sparse mode of every interface gives each row one contiguous interval of keys. The mode
 // tables live in api/ (each family has its own); nothing below this header knows that modes exist.
@@ -20,11 +20,14 @@ struct Interval {
 };
 
 // Row i sees keys i + lo ... i + hi, and keys [0, prefix) whatever i is; i is first rounded down to
-// a multiple of `block`. i and j are global positions (Sequence::row0, key0), so that a shard of a
-// sequence keeps the mask of the whole. A prefix needs lo = -kFar, so that a row stays one interval.
+// a multiple of `block`. `reach` ends the band once more, after key i + reach of the row itself: blocks
+// of which the diagonal one is causal. i and j are global positions (Sequence::row0, key0), so that a
+// shard of a sequence keeps the mask of the whole. A prefix needs lo = -kFar, so that a row stays one
+// interval.
 //
 //   {}                      full            .hi = 0                  causal from the top left
 //   .hi = keys - rows       bottom right    .lo = -pre, .hi = next   band
+//   .lo = -7*128, .reach = 0, .block = 128  causal over its own block and the 7 before
 struct Band {
   static constexpr std::int64_t kFar = std::int64_t{1} << 40;
 
@@ -32,14 +35,15 @@ struct Band {
   std::int64_t hi = +kFar;
   std::int64_t prefix = 0;
   std::int64_t block = 1;
+  std::int64_t reach = kFar;
 
-  bool full() const { return lo == -kFar && hi == kFar; }
+  bool full() const { return lo == -kFar && hi == kFar && reach == kFar; }
 
   // Keys [0, keys) that row i sees. Both ends never decrease with i.
   Interval row(std::int64_t i, std::int64_t keys) const {
     const std::int64_t base = i - i % block;
     return {std::clamp(base + lo, std::int64_t{0}, keys),
-            std::clamp(std::max(base + hi + 1, prefix), std::int64_t{0}, keys)};
+            std::clamp(std::max(std::min(base + hi, i + reach) + 1, prefix), std::int64_t{0}, keys)};
   }
 
   // Rows [0, rows) that see key j: an interval too, which is what the transposed backward needs.
@@ -48,7 +52,8 @@ struct Band {
     const std::int64_t past = j - lo;   // the last base that still reaches back to j
     const std::int64_t first = j - hi;  // the first base that reaches forward to j
     const std::int64_t last_row = past < 0 ? -1 : past - past % block + block - 1;
-    const std::int64_t first_row = j < prefix || first <= 0 ? 0 : (first + block - 1) / block * block;
+    const std::int64_t first_base = first <= 0 ? 0 : (first + block - 1) / block * block;
+    const std::int64_t first_row = j < prefix ? 0 : std::max(first_base, j - reach);
     return {std::clamp(first_row, std::int64_t{0}, rows), std::clamp(last_row + 1, std::int64_t{0}, rows)};
   }
 

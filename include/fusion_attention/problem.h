@@ -74,7 +74,8 @@ Problem dense_problem(Pass pass, Dtype dtype, std::int64_t batches, std::int64_t
 // One line and back, for example
 //   fwd bf16 b2 h32/8 q4096 k4096 d128/128 scale=0.0883883 band(-inf,0)
 //   bwd fp32 b1 h4/4 q7 k9 d40/40 scale=1 seqs(0:0:3:0:4:0:0:-inf:1,0:3:4:4:5:0:0:-inf:1) overlay(bnqk)
-// band(lo,hi[,prefix[,block]]); seqs(batch:row:rows:key:keys:row0:key0:lo:hi[:prefix[:block]],…) where
+// band(lo,hi[,prefix[,block[,reach]]]);
+// seqs(batch:row:rows:key:keys:row0:key0:lo:hi[:prefix[:block[:reach]]],…) where
 // sequences are not one per batch entry, all alike; overlay(…) names the axes that a dense mask has.
 //   bias(dense,bnqk,bf16,before,last=1024)  bias(distance,n,shift=3)   its axes; a shift per sequence: 3:0:5
 //   dropout(keep=0.9,seed=5,offset=12)      dropout(keep=0.9,bits)     sink

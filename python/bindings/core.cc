@@ -12,6 +12,7 @@
 #include <string>
 #include <vector>
 
+#include "bindings.h"
 #include "fusion_attention/families/fusion_attention.h"
 #include "fusion_attention/fusion_attention.h"
 
@@ -21,38 +22,6 @@ using namespace fusion_attention;
 namespace {
 
 using Lengths = std::optional<std::vector<std::int64_t>>;
-
-std::int64_t integer(PyObject* object) {
-  const long long value = PyLong_AsLongLong(object);
-  if (value == -1 && PyErr_Occurred()) throw nb::python_error();
-  return value;
-}
-
-Array array_of(nb::handle given) {
-  Array array;
-  if (given.is_none()) return array;
-  if (!PyTuple_Check(given.ptr()) || PyTuple_GET_SIZE(given.ptr()) != 4)
-    throw nb::type_error("array: got no 4-tuple");
-  const auto item = [&given](Py_ssize_t i) { return PyTuple_GET_ITEM(given.ptr(), i); };
-  PyObject *shape = item(2), *stride = item(3);
-  if (!PyTuple_Check(shape) || !PyTuple_Check(stride))
-    throw nb::type_error("array: got shapes that are no tuples");
-  array.data = reinterpret_cast<void*>(static_cast<std::uintptr_t>(integer(item(0))));
-  array.element = static_cast<Element>(integer(item(1)));
-  array.rank = static_cast<int>(PyTuple_GET_SIZE(shape));
-  if (array.rank > Array::kMaxRank) return array;
-  if (PyTuple_GET_SIZE(stride) != array.rank)
-    throw nb::type_error("array: got a stride count other than the rank");
-  for (int axis = 0; axis < array.rank; ++axis) {
-    array.shape[static_cast<std::size_t>(axis)] = integer(PyTuple_GET_ITEM(shape, axis));
-    array.stride[static_cast<std::size_t>(axis)] = integer(PyTuple_GET_ITEM(stride, axis));
-  }
-  return array;
-}
-
-void* pointer(std::uintptr_t address) {
-  return reinterpret_cast<void*>(address);
-}
 
 nb::tuple tuple_of(const std::vector<std::int64_t>& numbers) {
   PyObject* items = PyTuple_New(static_cast<Py_ssize_t>(numbers.size()));
@@ -71,7 +40,7 @@ void construct(FusionAttention* self, bool backward, bool tockens, nb::handle qu
                std::string softmax_layout, double keep_prob, std::int64_t inner_precise, Lengths prefix,
                std::int64_t pse_type, nb::handle pse, nb::handle padding_mask, nb::handle query_rope,
                nb::handle key_rope, nb::handle sink, nb::handle dropout_mask, Lengths q_start_idx,
-               Lengths kv_start_idx, std::int64_t seed, std::int64_t offset) {
+               Lengths kv_start_idx, std::int64_t seed, std::int64_t offset, std::optional<bool> strict) {
   FusionAttentionOptions options;
   options.head_num = head_num;
   options.input_layout = std::move(input_layout);
@@ -98,6 +67,7 @@ void construct(FusionAttention* self, bool backward, bool tockens, nb::handle qu
   options.seed = seed;
   options.offset = offset;
   options.tockens = tockens;
+  options.strict = strict;
   new (self) FusionAttention(backward ? Pass::backward : Pass::forward, array_of(query), array_of(key),
                              array_of(value), options);
 }
@@ -209,7 +179,8 @@ NB_MODULE(_core, m) {
            arg("actual_seq_kvlen").none(), arg("softmax_layout"), arg("keep_prob"), arg("inner_precise"),
            arg("prefix").none(), arg("pse_type"), arg("pse").none(), arg("padding_mask").none(),
            arg("query_rope").none(), arg("key_rope").none(), arg("sink").none(), arg("dropout_mask").none(),
-           arg("q_start_idx").none(), arg("kv_start_idx").none(), arg("seed"), arg("offset"))
+           arg("q_start_idx").none(), arg("kv_start_idx").none(), arg("seed"), arg("offset"),
+           arg("strict").none())
       .def("forward", &forward)
       .def("backward", &backward, arg("dy").none(), arg("softmax_max").none(), arg("softmax_sum").none(),
            arg("attention_in").none(), arg("gradients"))
@@ -222,6 +193,9 @@ NB_MODULE(_core, m) {
       .def_prop_ro("output_shape", [](const FusionAttention& call) { return tuple_of(call.output_shape()); })
       .def_prop_ro("statistics_shape",
                    [](const FusionAttention& call) { return tuple_of(call.statistics_shape()); });
+
+  bind_flash_attention_cell(m);
+  bind_strict(m);
 
   m.def("dropout_mask_bytes", &dropout_mask_bytes, arg("numbers"));
   m.def("dropout_mask", &write_dropout_mask, arg("address"), arg("numbers"), arg("p"), arg("seed"),

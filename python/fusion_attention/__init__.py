@@ -14,6 +14,7 @@ import sys
 from typing import TYPE_CHECKING, Any
 
 from fusion_attention._core import __version__, set_thread_count, thread_count
+from fusion_attention._strict import strict
 from fusion_attention.ascend.switch import disable, enable
 
 if TYPE_CHECKING:
@@ -43,6 +44,7 @@ __all__ = [
     "enable",
     "explain",
     "set_thread_count",
+    "strict",
     "thread_count",
     *_FUNCTIONS,
 ]

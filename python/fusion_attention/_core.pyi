@@ -37,6 +37,7 @@ class FusionAttention:
         kv_start_idx: Sequence[int] | None,
         seed: int,
         offset: int,
+        strict: bool | None,
     ) -> None: ...
     def forward(self, attention_out: int, softmax_max: int, softmax_sum: int, /) -> None: ...
     def backward(
@@ -59,6 +60,50 @@ class FusionAttention:
     @property
     def statistics_shape(self) -> tuple[int, ...]: ...
 
+class FlashAttentionCell:
+    def __init__(
+        self,
+        backward: bool,
+        words: tuple[int, float, int, int, str, int, int, bool, bool],
+        given: tuple[_Array | None, ...],
+        seed: int,
+        whole: tuple[int, int, int],
+    ) -> None: ...
+    @staticmethod
+    def check(words: tuple[int, float, int, int, str, int, int, bool, bool]) -> None: ...
+    def forward(self, out: int, softmax_max: int, softmax_sum: int, /) -> None: ...
+    def backward(
+        self,
+        dy: _Array | None,
+        out: _Array | None,
+        softmax_max: int,
+        softmax_sum: int,
+        dq: int,
+        dk: int,
+        dv: int,
+        /,
+    ) -> None: ...
+    def notes(self) -> list[str]: ...
+    def texts(self) -> list[str]: ...
+
+def is_strict(chosen: bool | None) -> bool: ...
+def documented_limits() -> list[tuple[str, list[str], str, str, str]]: ...
+def refuse_undocumented(
+    interface: str,
+    backward: bool,
+    query: _Array,
+    key: _Array,
+    value: _Array,
+    head_num: int,
+    input_layout: str,
+    atten_mask: _Array | None,
+    pse: _Array | None,
+    pse_type: int,
+    sparse_mode: int,
+    prefix: Sequence[int] | None,
+    actual_seq_qlen: Sequence[int] | None,
+    actual_seq_kvlen: Sequence[int] | None,
+) -> None: ...
 def dropout_mask_bytes(numbers: int) -> int: ...
 def dropout_mask(address: int, numbers: int, p: float, seed: int, offset: int) -> None: ...
 def cpu_name() -> str: ...

@@ -7,11 +7,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from fusion_attention import _mask_pictures
 from fusion_attention._define import signature
 from fusion_attention._table import (
     ARGUMENTS,
     FUNCTIONS,
-    MODES,
     NOTATION,
     OTHERS,
     REQUIRED,
@@ -121,8 +121,16 @@ def page() -> str:
     parts.append(
         "\nErrors: `TypeError` for an argument of the wrong Python type, `RuntimeError` for anything else;\n"
         "one sentence: the argument, what was given, what is allowed. Nothing has been computed then.\n"
-        f"\n## Masks\n\n```\n{MODES}\n```\n{SOURCES}"
+        "\n## Masks\n\n"
+        "Rows downwards, keys to the right: `█` is seen, `·` is hidden. Drawn by the library itself, as\n"
+        "`fusion_attention.draw_mask` draws any call; `docs/masks/` has each picture alone, and\n"
+        "`python -m fusion_attention._mask_pictures --png FOLDER` makes PNG of them.\n"
+        "A row that sees nothing gives output 0, gradients 0 and the statistics (−FLT_MAX, 1).\n"
     )
+    for example in _mask_pictures.EXAMPLES:
+        says, picture = _mask_pictures.draw(example).split("\n\n", 1)
+        parts.append(f"\n{says}.\n\n```\n{picture}```\n")
+    parts.append(SOURCES)
     return "".join(parts)
 
 

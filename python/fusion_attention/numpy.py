@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
-from fusion_attention import _check, _core, _table, generator
+from fusion_attention import _check, _core, _strict, _table, generator
 from fusion_attention._define import define
 from fusion_attention._elements import ELEMENTS, OTHER
 from fusion_attention._explain import examiner
@@ -51,7 +51,7 @@ def _call(
     defaults = (argument.default for argument in _table.ARGUMENTS[len(words) :])
     ordered = zip(_table.ARGUMENTS, (*words, *defaults))
     given: list[Any] = [_array(row.name, word) if row.kind == "tensor" else word for row, word in ordered]
-    given += [_check.as_int("seed", seed), _check.as_int("offset", offset)]
+    given += [_check.as_int("seed", seed), _check.as_int("offset", offset), _strict.chosen()]
     return _core.FusionAttention(backward, tockens, *cast(Any, given))
 
 

@@ -7,7 +7,8 @@ import runpy
 import sys
 from pathlib import Path
 
-from fusion_attention.ascend.switch import ENVIRONMENT, LAYERS, enable
+from fusion_attention.ascend.layers import LAYERS
+from fusion_attention.ascend.switch import ENVIRONMENT, enable
 
 USAGE = f"""usage: python -m fusion_attention run [--names] [--layers A,B] script.py args...
        python -m fusion_attention run [--names] [--layers A,B] -m module args...

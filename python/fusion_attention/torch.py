@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from torch.autograd import forward_ad
 
-from fusion_attention import _check, _core, _shapes, _table
+from fusion_attention import _check, _core, _shapes, _strict, _table
 from fusion_attention._define import define, torch_schemas
 from fusion_attention._elements import ELEMENTS, OTHER
 from fusion_attention._explain import examiner
@@ -139,6 +139,7 @@ def _call(
         kv_start_idx,
         number_of("seed", seed),
         number_of("offset", offset),
+        _strict.chosen(),
     )
     return call, bits
 
@@ -196,6 +197,24 @@ def _backward_kernel(
     return [gradient for gradient in gradients if gradient is not None]
 
 
+def _check_traced(backward: bool, operands: tuple[Tensor, ...], words: dict[str, Any]) -> None:
+    """Strict mode while a graph is traced: the sizes that are numbers by then. Lengths are not known yet."""
+    given = [words.get(row.name, row.default) for row in _table.ARGUMENTS[_OPERANDS:]]
+    tensors = (*operands, *(word for word in given if isinstance(word, Tensor)))
+    sizes = [words["head_num"], *(size for tensor in tensors for size in tensor.shape)]
+    if words.get("actual_seq_qlen") is not None or not all(type(size) is int for size in sizes):
+        return
+
+    def described(word: Any) -> Any:
+        if not isinstance(word, Tensor):
+            return word
+        return 0, _ELEMENT.get(word.dtype, OTHER), tuple(word.shape), tuple(word.stride())
+
+    operands_and_words = [described(word) for word in (*operands, *given)]
+    make: Any = _core.FusionAttention
+    make(backward, words["tockens"], *operands_and_words, 0, 0, True)
+
+
 def _forward_fake(
     query: Tensor,
     key: Tensor,
@@ -203,9 +222,12 @@ def _forward_fake(
     tockens: bool,
     head_num: int,
     input_layout: str,
-    *_: Any,
-    **__: Any,
+    *rest: Any,
+    **options: Any,
 ) -> tuple[Tensor, Tensor, Tensor]:
+    if _strict.is_on():
+        words = dict(zip(_WORDS, (tockens, head_num, input_layout, *rest)), **options)
+        _check_traced(False, (query, key, value), words)
     out, statistics = _shapes.results(query.shape, key.shape, value.shape, head_num, input_layout)
     top, total = (query.new_empty(statistics, dtype=torch.float32) for _ in range(2))
     return query.new_empty(out), top, total
@@ -224,6 +246,8 @@ def _backward_fake(
     **options: Any,
 ) -> list[Tensor]:
     words = dict(zip(_WORDS, rest), **options)
+    if _strict.is_on():
+        _check_traced(True, (query, key, value), words)
     shaped = _gradients_like(query, key, value, pse_gradient, words)
     return [x.new_empty(x.shape) for x in shaped if x is not None]
 

@@ -12,6 +12,7 @@
 #include "api/pse.h"
 #include "api/refuse.h"
 #include "api/sparse_mode.h"
+#include "api/strict.h"
 #include "fusion_attention/run.h"
 #include "problem/layout.h"
 
@@ -119,6 +120,10 @@ FusionAttention::FusionAttention(Pass pass, const Array& query, const Array& key
     problem_.sink.data = static_cast<const float*>(options.sink.data);
   }
   const Rope rope = read_rope(options.query_rope, options.key_rope, query, layout, problem_);
+  if (is_strict(options.strict)) {
+    refuse_undocumented(Interface::npu_fusion_attention,
+                        {pass, layout, query, key, value, options, problem_});
+  }
   given_ = std::make_shared<const Given>(Given{layout, query, key, value, options.query_rope,
                                                options.key_rope, problem_.query, problem_.key, rope, pse,
                                                options.atten_mask ? 0 : options.sparse_mode,

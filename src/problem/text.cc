@@ -33,8 +33,10 @@ std::string end(std::int64_t value) {
 }
 std::string band_text(const Band& band, char separator) {
   std::string text = end(band.lo) + separator + end(band.hi);
-  if (band.prefix || band.block != 1) text += separator + std::to_string(band.prefix);
-  if (band.block != 1) text += separator + std::to_string(band.block);
+  const bool reach = band.reach != Band::kFar, block = band.block != 1 || reach;
+  if (band.prefix || block) text += separator + std::to_string(band.prefix);
+  if (block) text += separator + std::to_string(band.block);
+  if (reach) text += separator + std::to_string(band.reach);
   return text;
 }
 
@@ -120,6 +122,7 @@ class Reader {
     band.hi = band_end();
     if (skip(separator)) band.prefix = take<std::int64_t>("an integer prefix");
     if (skip(separator)) band.block = take<std::int64_t>("an integer block");
+    if (skip(separator)) band.reach = band_end();
     return band;
   }
   std::string_view word() const { return word_; }
@@ -150,7 +153,8 @@ void read_sequences(Reader& reader, Line& line) {
     Sequence s;
     std::int64_t* const fields[] = {&s.batch, &s.row, &s.rows, &s.key, &s.keys, &s.row0, &s.key0};
     for (std::int64_t* field : fields) {
-      *field = reader.take<std::int64_t>("seqs(batch:row:rows:key:keys:row0:key0:lo:hi[:prefix[:block]],…)");
+      *field = reader.take<std::int64_t>(
+          "seqs(batch:row:rows:key:keys:row0:key0:lo:hi[:prefix[:block[:reach]]],…)");
       if (!reader.skip(":")) malformed(reader.word(), "fields separated by ':'");
     }
     s.band = reader.band(":");
@@ -216,7 +220,7 @@ void read_word(std::string_view word, Line& line) {
     line.scale = reader.take<double>("scale=number");
   } else if (reader.skip("band(")) {
     line.band = reader.band(",");
-    if (!reader.skip(")")) malformed(word, "band(lo,hi[,prefix[,block]])");
+    if (!reader.skip(")")) malformed(word, "band(lo,hi[,prefix[,block[,reach]]])");
   } else if (reader.skip("seqs(")) {
     read_sequences(reader, line);
   } else if (reader.skip("overlay(")) {

@@ -84,6 +84,8 @@ void check_band(const Band& band) {
     refuse("band.prefix", std::to_string(band.prefix), "0 … 2^40");
   if (band.lo < -Band::kFar || band.lo > Band::kFar || band.hi < -Band::kFar || band.hi > Band::kFar)
     refuse("band", std::to_string(band.lo) + ", " + std::to_string(band.hi), "ends within ±2^40");
+  if (band.reach < -Band::kFar || band.reach > Band::kFar)
+    refuse("band.reach", std::to_string(band.reach), "an end within ±2^40");
   if (band.prefix > 0 && band.lo != -Band::kFar)
     refuse("band.prefix", std::to_string(band.prefix) + " with a lower end", "a prefix only without one");
 }

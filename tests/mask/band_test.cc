@@ -7,10 +7,11 @@
 namespace fusion_attention {
 namespace {
 
-// The definition: i rounded down to a block; i + lo … i + hi, and the prefix while there is no lower end.
+// The definition: i rounded down to a block; i + lo … i + hi, at most the row's own i + reach, and the prefix
+// while there is no lower end.
 bool sees(const Band& band, std::int64_t i, std::int64_t j) {
   const std::int64_t base = i / band.block * band.block;
-  return (j >= base + band.lo && j <= base + band.hi) || j < band.prefix;
+  return (j >= base + band.lo && j <= base + band.hi && j <= i + band.reach) || j < band.prefix;
 }
 
 Band random_band(std::mt19937_64& random) {
@@ -25,6 +26,7 @@ Band random_band(std::mt19937_64& random) {
     band.lo = between(-40, 20);
   }
   if (random() % 4 == 0) band.block = between(2, 16);
+  if (random() % 4 == 0) band.reach = between(-20, 20);
   return band;
 }
 
@@ -40,7 +42,7 @@ TEST(Band, RowsAndColumnsAreTheDefinition) {
       for (std::int64_t j = 0; j < keys; ++j)
         ASSERT_EQ(j >= row.begin && j < row.end, sees(band, i, j))
             << testing::seed_line() << " lo " << band.lo << " hi " << band.hi << " prefix " << band.prefix
-            << " block " << band.block << " row " << i << " key " << j;
+            << " block " << band.block << " reach " << band.reach << " row " << i << " key " << j;
       ASSERT_GE(row.begin, before.begin);
       ASSERT_GE(row.end, before.end);
       before = row;
@@ -50,7 +52,7 @@ TEST(Band, RowsAndColumnsAreTheDefinition) {
       for (std::int64_t i = 0; i < rows; ++i)
         ASSERT_EQ(i >= column.begin && i < column.end, sees(band, i, j))
             << testing::seed_line() << " lo " << band.lo << " hi " << band.hi << " prefix " << band.prefix
-            << " block " << band.block << " row " << i << " key " << j;
+            << " block " << band.block << " reach " << band.reach << " row " << i << " key " << j;
     }
   }
 }

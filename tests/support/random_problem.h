@@ -47,7 +47,11 @@ class Draw {
       case 4:
         return {.hi = corner, .prefix = between(0, keys)};
       case 5:
-        return {.lo = -32 * between(0, 4), .hi = 32 * between(1, 3) - 1, .prefix = 0, .block = 32};
+        return {.lo = -32 * between(0, 4),
+                .hi = 32 * between(1, 3) - 1,
+                .prefix = 0,
+                .block = 32,
+                .reach = one_in(2) ? between(-3, 40) : Band::kFar};
       default:
         return {};
     }
@@ -85,6 +89,7 @@ inline void shift(Draw& draw, Sequence& s) {
   const std::int64_t by = s.key0 - s.row0;
   if (s.band.lo != -Band::kFar) s.band.lo += by;
   if (s.band.hi != Band::kFar) s.band.hi += by;
+  if (s.band.reach != Band::kFar) s.band.reach += by;
   if (s.band.prefix) s.band.prefix += s.key0;
 }
 

@@ -54,6 +54,8 @@ struct FusionAttentionOptions {
   Array padding_mask;              // must be absent, as documented
   std::int64_t inner_precise = 0;  // 0 … 3, no numeric effect
 
+  std::optional<bool> strict;  // families/strict.h; absent: the environment decides
+
   bool tockens = false;  // refusals say pre_tockens and next_tockens, as version 1 spells them
 };
 

@@ -6,11 +6,12 @@ implementation of everything.
 
 from __future__ import annotations
 
+import sys
 from typing import Any
 
 import torch
 
-from fusion_attention.ascend import elementwise
+from fusion_attention.ascend import elementwise, fused_attention_score, ring
 from fusion_attention.ascend.patches import Patches
 
 _QKV = "Tensor query, Tensor key, Tensor value"
@@ -85,9 +86,26 @@ SCHEMAS = {
     "bool? parallel=True, bool? sync=None) -> Tensor",
     "npu_dropout_gen_mask": "(int[] size, float p, *, ScalarType? dtype=None, Layout? layout=None, "
     "Device? device=None, bool? pin_memory=None) -> Tensor",
+    "npu_fused_attention_score": "(Tensor query_layer, Tensor key_layer, Tensor value_layer, "
+    "Tensor attention_mask, Scalar scale, float keep_prob, bool query_transpose=False, "
+    "bool key_transpose=False, bool bmm_score_transpose_a=False, bool bmm_score_transpose_b=False, "
+    "bool value_transpose=False, bool dx_transpose=False) -> Tensor",
+    "npu_ring_attention_update": "(Tensor prev_attn_out, Tensor prev_softmax_max, Tensor prev_softmax_sum, "
+    "Tensor cur_attn_out, Tensor cur_softmax_max, Tensor cur_softmax_sum, *, Tensor? actual_seq_qlen=None, "
+    'str input_layout="SBH", str input_softmax_layout="") -> (Tensor, Tensor, Tensor)',
     "npu_geglu": "(Tensor self, int dim=-1, int approximate=1, bool activate_left=False) -> (Tensor, Tensor)",
     "npu_rms_norm": "(Tensor self, Tensor gamma, float epsilon=1e-06) -> (Tensor, Tensor)",
 }
+
+
+def start(patches: Patches) -> None:
+    """The operators, and torch.npu."""
+    define(patches)
+    import torch_npu
+
+    patches.set(torch, "npu", torch_npu.npu)
+    for name in ("", ".amp", ".random"):
+        patches.put(sys.modules, f"torch.npu{name}", sys.modules[f"torch_npu.npu{name}"])
 
 
 def define(patches: Patches) -> None:
@@ -96,7 +114,8 @@ def define(patches: Patches) -> None:
 
     library: Any = torch.library.Library("npu", "FRAGMENT")  # type: ignore[no-untyped-call]
     patches.on_undo(library._destroy)
+    homes = (functions, elementwise, fused_attention_score, ring)
     for name, schema in SCHEMAS.items():
-        function: Any = getattr(elementwise, name, None) or getattr(functions, name)
+        function: Any = next(getattr(home, name) for home in homes if hasattr(home, name))
         library.define(name + schema)
         library.impl(name, function, "CompositeImplicitAutograd")

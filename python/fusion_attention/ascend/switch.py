@@ -6,16 +6,10 @@ import os
 import sys
 import threading
 import warnings
-from typing import Any
 
+from fusion_attention.ascend.layers import LAYERS, NOT_YET, Layer
 from fusion_attention.ascend.patches import Patches
 
-# Layer -> the top-level packages it serves.
-LAYERS = {
-    "torch_npu": ("torch_npu",),
-    "mindspeed": ("mindspeed", "npu_fusion_attention"),
-}
-NOT_YET = ("ascendspeed", "acctransformer", "flash_attention", "mindspore")
 ENVIRONMENT = "FUSION_ATTENTION_ASCEND"
 
 _lock = threading.RLock()
@@ -27,8 +21,10 @@ def enable(*layers: str, device: bool = False) -> None:
     """Serves the modules that Ascend code imports, on this CPU, until `disable()`.
 
     Args:
-        layers: names of layers; "torch_npu" when none is given. "mindspeed" serves
-            `mindspeed.ops.fusion_attention_v2` and the callable module `npu_fusion_attention`.
+        layers: names of layers; "torch_npu" when none is given. "mindspeed" serves its attention operators
+            and the callable module `npu_fusion_attention` (docs/mindspeed.md), "ascendspeed"
+            `ascendspeed.ops` and `ascendspeed.te.ops` (docs/ascendspeed.md), "flash_attention" the
+            acctransformer cell as `flash_attention`, `accspeed` and `acctransformer` have it.
         device: False, the default, serves names only: `torch.npu.is_available()` is False and nobody's choice
             of device changes. True makes "npu" mean the CPU everywhere: see docs/torch_npu.md.
 
@@ -36,29 +32,24 @@ def enable(*layers: str, device: bool = False) -> None:
         NotImplementedError: a layer that is documented but not built yet.
         ValueError: any other name.
         RuntimeError: a genuine package of that name can be imported, or the layer is on at the other level.
+            Beside a genuine mindspeed its builders load our operators instead of compiling their own.
     """
     global _device
     wanted = layers or ("torch_npu",)
     _check_names(wanted)
-    # torch first: its entry points may enable a layer as the environment asks, and must be through with that.
-    import torch  # noqa: F401
-
-    from fusion_attention.ascend.finder import genuine
+    if device or any(LAYERS[name].torch for name in wanted):
+        # torch first: its entry points may enable a layer as the environment asks, and must be through.
+        import torch  # noqa: F401
 
     with _lock:
         if not device and _device is not None:
             raise RuntimeError(
                 "device: got False, allowed is True until fusion_attention.disable() is called"
             )
-        for layer in wanted:
-            for package in LAYERS[layer]:
-                if layer not in _enabled and genuine(package):
-                    raise RuntimeError(
-                        f'layers: got "{layer}" beside a genuine {package}, allowed is only without one'
-                    )
-        for layer in wanted:
-            if layer not in _enabled:
-                _enabled[layer] = _serve(layer)
+        new = {name: _genuine_packages(name) for name in wanted if name not in _enabled}
+        # torch_npu first: a genuine mindspeed imports it.
+        for name in sorted(new, key=list(LAYERS).index):
+            _enabled[name] = _serve(LAYERS[name], new[name])
         if device and _device is None:
             from fusion_attention.ascend import device as npu_means_cpu
 
@@ -105,35 +96,41 @@ def _check_names(layers: tuple[str, ...]) -> None:
             raise ValueError(f'layers: got "{layer}", allowed are {allowed}')
 
 
-def _serve(layer: str) -> Patches:
-    import torch
+def _genuine_packages(name: str) -> set[str]:
+    """Packages of the layer that are there already; refused unless the layer can live beside them."""
+    from fusion_attention.ascend.finder import genuine
 
+    layer = LAYERS[name]
+    found = {package for package in layer.packages if genuine(package)}
+    for package in sorted(found - ({layer.packages[0]} if layer.beside_genuine else set())):
+        raise RuntimeError(f'layers: got "{name}" beside a genuine {package}, allowed is only without one')
+    return found
+
+
+def _serve(layer: Layer, found: set[str]) -> Patches:
+    """Makes the packages importable, except those found, and takes the layer's further steps."""
     from fusion_attention.ascend.finder import Finder
 
     patches = Patches()
-    version = torch.__version__.partition("+")[0]
-    distributions = [("torch-npu", version, "torch_npu")] if layer == "torch_npu" else []
-    finder = Finder(LAYERS[layer], distributions)
+    finder = Finder([name for name in layer.packages if name not in found], _distributions(layer))
     patches.insert_first(sys.meta_path, finder)
     patches.on_undo(finder.drop_modules)
     try:
-        if layer == "torch_npu":
-            _serve_torch_npu(patches, torch)
+        for action in (layer.start, layer.beside_genuine if found else ""):
+            if action:
+                Layer.run(action, patches)
     except BaseException:
         patches.undo()
         raise
     return patches
 
 
-def _serve_torch_npu(patches: Patches, torch: Any) -> None:
-    from fusion_attention.ascend import operators
+def _distributions(layer: Layer) -> list[tuple[str, str, str]]:
+    if not layer.distribution:
+        return []
+    import torch
 
-    operators.define(patches)
-    import torch_npu
-
-    patches.set(torch, "npu", torch_npu.npu)
-    for name in ("", ".amp", ".random"):
-        patches.put(sys.modules, f"torch.npu{name}", sys.modules[f"torch_npu.npu{name}"])
+    return [(layer.distribution, torch.__version__.partition("+")[0], layer.packages[0])]
 
 
 def _warn_about_cached_answers(device: bool) -> None:

@@ -1,1 +1,1 @@
-"""mindspeed on the CPU, so far only `mindspeed.ops.fusion_attention_v2`."""
+"""mindspeed on the CPU: its attention operators and the builders beneath them."""

@@ -4,7 +4,7 @@ import sys
 from types import ModuleType
 from typing import Any
 
-from fusion_attention.ascend.older_order import npu_fusion_attention
+from fusion_attention.ascend.mindspeed_ops import npu_fusion_attention
 
 __all__ = ["npu_fusion_attention"]
 

@@ -1,7 +1,9 @@
-"""torch_npu on the CPU: the fusion attention operators and the two that diffusers calls beside them."""
+"""torch_npu on the CPU: the attention operators and the two that diffusers calls beside them."""
 
 import torch
 from fusion_attention.ascend.elementwise import npu_geglu, npu_rms_norm
+from fusion_attention.ascend.fused_attention_score import npu_fused_attention_score
+from fusion_attention.ascend.ring import npu_ring_attention_update
 from fusion_attention.torch import (
     _npu_dropout_gen_mask,
     npu_dropout_gen_mask,
@@ -22,6 +24,7 @@ __all__ = [
     "_npu_dropout_gen_mask",
     "npu",
     "npu_dropout_gen_mask",
+    "npu_fused_attention_score",
     "npu_fusion_attention",
     "npu_fusion_attention_grad",
     "npu_fusion_attention_grad_v2",
@@ -29,6 +32,7 @@ __all__ = [
     "npu_fusion_attention_v2",
     "npu_fusion_attention_v3",
     "npu_geglu",
+    "npu_ring_attention_update",
     "npu_rms_norm",
 ]
 

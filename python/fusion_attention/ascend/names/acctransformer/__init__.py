@@ -1,0 +1,1 @@
+"""acctransformer on the CPU: its cell FlashAttention."""

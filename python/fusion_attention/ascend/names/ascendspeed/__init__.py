@@ -1,0 +1,1 @@
+"""AscendSpeed on the CPU: `ascendspeed.ops` and `ascendspeed.te.ops`."""

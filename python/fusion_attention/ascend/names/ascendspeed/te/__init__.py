@@ -1,0 +1,1 @@
+"""The part of ascendspeed.te that is served."""
