@@ -4,6 +4,7 @@
 
 #include <gtest/gtest.h>
 
+#include <array>
 #include <cmath>
 #include <cstring>
 #include <random>
@@ -94,8 +95,8 @@ class Pack : public ::testing::Test {
  protected:
   using Format = typename Route::Format;
   using T = typename Route::T;
-  static constexpr int kRows[] = {1, 15, 16, 17, 31, 32};
-  static constexpr int kDepths[] = {1, 2, 15, 16, 17, 31, 32, 33, 64, 65};
+  static constexpr std::array kRows{1, 15, 16, 17, 31, 32};
+  static constexpr std::array kDepths{1, 2, 15, 16, 17, 31, 32, 33, 64, 65};
 
   static std::vector<std::byte> poisoned(std::size_t bytes) {
     return std::vector<std::byte>(bytes, std::byte{0xff});
