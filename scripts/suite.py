@@ -1,6 +1,6 @@
 """Every test of the project, one step after the other; the last line is `N passed, N failed[, N skipped]`.
 
---full adds the acceptance counts, the sanitizers, arm64, older CPUs, an isolated `pip install .` and MindSpore.
+--full adds the acceptance counts, the sanitizers, arm64, older CPUs, MindSpore, `pip install .`.
 Runs in .venv, which scripts/test makes.
 """
 
@@ -246,19 +246,9 @@ def mindspore(tally: Tally, settings: Settings) -> None:
             break
     if tally.check("environment of MindSpore", ok, said):
         file.unlink(missing_ok=True)
-        options = [
-            "-q",
-            "-s",
-            "-W",
-            "ignore",
-            "-p",
-            "no:cacheprovider",
-            f"--junitxml={file}",
-            "tests/mindspore",
-        ]
-        tally.cases(
-            "mindspore", file, *run(folder / "bin/python", "-m", "pytest", *options, settings=settings)
-        )
+        options = ["-q", "-s", "-W", "ignore", "-p", "no:cacheprovider", f"--junitxml={file}"]
+        pytest: Command = [str(folder / "bin/python"), "-m", "pytest", *options, "tests/mindspore"]
+        tally.cases("mindspore", file, *run(*pytest, settings=settings))
 
 
 def isolated(tally: Tally) -> None:

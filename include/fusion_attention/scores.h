@@ -39,8 +39,8 @@ struct Bias {
   // that shows no key after the row. Local row i < rows − H is then read at row i mod H, shifted to the same
   // distance.
   std::int64_t last_rows = 0;
-  // Backward: null, or the gradient by the index of data, summed over what broadcasts; every one of `elements`
-  // numbers is written.
+  // Backward: null, or the gradient by the index of data, summed over what broadcasts; every one of
+  // `elements` numbers is written.
   float* gradient = nullptr;
 
   explicit operator bool() const { return kind != BiasKind::none; }

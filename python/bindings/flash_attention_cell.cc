@@ -83,6 +83,13 @@ void backward(FlashAttentionCell& call, nb::handle dy, nb::handle out, std::uint
   });
 }
 
+// One line for each problem that is computed.
+std::vector<std::string> texts(const FlashAttentionCell& call) {
+  std::vector<std::string> lines{text(call.problem())};
+  for (const Problem& problem : call.more()) lines.push_back(text(problem));
+  return lines;
+}
+
 }  // namespace
 
 void bind_flash_attention_cell(nb::module_& m) {
@@ -93,7 +100,7 @@ void bind_flash_attention_cell(nb::module_& m) {
       .def("forward", &forward)
       .def("backward", &backward)
       .def("notes", &FlashAttentionCell::notes)
-      .def("text", [](const FlashAttentionCell& call) { return text(call.problem()); });
+      .def("texts", &texts);
 }
 
 }  // namespace fusion_attention

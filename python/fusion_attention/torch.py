@@ -106,9 +106,10 @@ def _call(
     kv_start_idx: list[int] | None = None,
     seed: Tensor | None = None,
     offset: Tensor | None = None,
-) -> _core.FusionAttention:
-    """The call, read and checked in C++."""
-    return _core.FusionAttention(
+) -> tuple[_core.FusionAttention, Tensor | None]:
+    """The call, read and checked in C++, and what must outlive it: dropout_mask without gaps."""
+    bits = None if dropout_mask is None else dropout_mask.contiguous()
+    call = _core.FusionAttention(
         backward,
         tockens,
         _array("query", query),
@@ -133,17 +134,18 @@ def _call(
         _array("query_rope", query_rope),
         _array("key_rope", key_rope),
         _array("sink", sink),
-        _array("dropout_mask", None if dropout_mask is None else dropout_mask.contiguous()),
+        _array("dropout_mask", bits),
         q_start_idx,
         kv_start_idx,
         number_of("seed", seed),
         number_of("offset", offset),
         _strict.chosen(),
     )
+    return call, bits
 
 
 def _forward_kernel(query: Tensor, *rest: Any, **options: Any) -> tuple[Tensor, Tensor, Tensor]:
-    call = _call(False, query, *rest, **options)
+    call, _bits = _call(False, query, *rest, **options)
     out = torch.empty(*call.output_shape, dtype=query.dtype)
     top = torch.empty(*call.statistics_shape, dtype=_FLOAT32)
     total = torch.empty_like(top)
@@ -178,7 +180,7 @@ def _backward_kernel(
     **options: Any,
 ) -> list[Tensor]:
     words = dict(zip(_WORDS, rest), **options)
-    call = _call(True, query, key, value, **words)
+    call, _bits = _call(True, query, key, value, **words)
     gradients = [
         None if x is None else torch.empty(x.shape, dtype=x.dtype)
         for x in _gradients_like(query, key, value, pse_gradient, words)
@@ -478,7 +480,8 @@ npu_fusion_attention_grad_v3: _signatures.V3Grad[Tensor] = _public(_table.V3_GRA
 def _examined(tockens: bool, words: tuple[Any, ...]) -> tuple[_core.FusionAttention, Any]:
     operands, common, rest = words[:_OPERANDS], words[_OPERANDS : _table.COMMON], words[_table.COMMON :]
     ordered: Any = (*operands, tockens, *common, *_for_operator(rest))
-    return _call(False, *ordered), words
+    call, bits = _call(False, *ordered)
+    return call, (words, bits)
 
 
 examine = examiner(_examined, Tensor, "torch tensor", __name__)

@@ -2,25 +2,23 @@
 
 #include <algorithm>
 #include <cstddef>
+#include <type_traits>
 
 #include "base/half.h"
 
 namespace fusion_attention {
 namespace {
 
-// A byte of bool, uint8 or int8.
-float to_float(std::uint8_t value) {
-  return value;
-}
-float to_float(std::int8_t value) {
-  return value;
-}
-
 template <class T>
 void read(const void* data, std::int64_t index, std::int64_t stride, std::int64_t count, float* to) {
-  using fusion_attention::to_float;
   const T* from = static_cast<const T*>(data) + index;
-  for (std::int64_t i = 0; i < count; ++i) to[i] = to_float(from[i * stride]);
+  for (std::int64_t i = 0; i < count; ++i) {
+    if constexpr (std::is_integral_v<T>) {
+      to[i] = from[i * stride];
+    } else {
+      to[i] = to_float(from[i * stride]);
+    }
+  }
 }
 
 }  // namespace
@@ -41,24 +39,15 @@ void read_floats(const Array& array, std::int64_t index, std::int64_t stride, st
 }
 
 void AdditiveMask::read_row(std::int64_t batch, std::int64_t row, float* to) const {
-  std::int64_t first = 0, count = keys_, local = row;
-  if (tile_ != 0) {
-    std::fill(to, to + keys_, 0.0f);
-    local = row % tile_;
-    first = std::min(row - local, keys_);
-    count = std::min(tile_, keys_ - first);
-  }
-  read_floats(mask_, batch * mask_.stride[0] + local * mask_.stride[1], mask_.stride[2], count, to + first);
+  read_floats(mask_, batch * mask_.stride[0] + row * mask_.stride[1], mask_.stride[2], keys_, to);
 }
 
 bool AdditiveMask::causal() const {
   std::vector<float> values(static_cast<std::size_t>(keys_));
-  const std::int64_t rows = tile_ != 0 ? std::min(tile_, rows_) : rows_;
   for (std::int64_t batch = 0; batch < batches(); ++batch) {
-    for (std::int64_t row = 0; row < rows; ++row) {
+    for (std::int64_t row = 0; row < rows_; ++row) {
       read_row(batch, row, values.data());
-      const std::int64_t keys = tile_ != 0 ? std::min(tile_, keys_) : keys_;
-      for (std::int64_t key = 0; key < keys; ++key)
+      for (std::int64_t key = 0; key < keys_; ++key)
         if (values[static_cast<std::size_t>(key)] != (key > row ? 1.0f : 0.0f)) return false;
     }
   }

@@ -18,9 +18,8 @@ void read_floats(const Array& array, std::int64_t index, std::int64_t stride, st
 
 class AdditiveMask {
  public:
-  // mask: [batches, rows, keys], or where `tile` is not 0 one [tile, tile] for the tiles of the diagonal.
-  AdditiveMask(const Array& mask, std::int64_t tile, std::int64_t rows, std::int64_t keys)
-      : mask_(mask), tile_(tile), rows_(rows), keys_(keys) {}
+  // mask: [batches, rows, keys].
+  explicit AdditiveMask(const Array& mask) : mask_(mask), rows_(mask.shape[1]), keys_(mask.shape[2]) {}
 
   std::int64_t batches() const { return mask_.shape[0]; }
 
@@ -39,7 +38,7 @@ class AdditiveMask {
   void read_row(std::int64_t batch, std::int64_t row, float* to) const;
 
   Array mask_;
-  std::int64_t tile_, rows_, keys_;
+  std::int64_t rows_, keys_;
 };
 
 }  // namespace fusion_attention

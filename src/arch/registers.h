@@ -39,9 +39,9 @@ class Pace {
   int steps_, credit_ = 0, row_ = 0;
 };
 
-// A sub-tile of C in registers. Registers says what a register is: reg, kFloats, kWeaves (registers to spare
-// for the pieces of a hook), load(const float*), store(float*, reg), zero(), broadcast(const std::byte*) of
-// one unit, and multiply<Format>(c, a, b) = c + a·b.
+// A sub-tile of C in registers. Registers says what a register is: reg, kFloats, kWeaves (whether there are
+// enough to spare for the pieces of a hook), load(const float*), store(float*, reg), zero(),
+// broadcast(const std::byte*) of one unit, and multiply<Format>(c, a, b) = c + a·b.
 template <class Registers, class Format, int Rows, int Span>
 struct SubTile {
   static_assert(Format::kPlanes == 1, "several planes are for tile units");

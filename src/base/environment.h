@@ -1,5 +1,6 @@
 // Environment variables. They are read at every use, because tests and callers change them while the process
-// runs; a malformed one is ignored with one line on stderr, never an error and never silent.
+// runs; a malformed one is ignored with one line on stderr, never silent. Only FUSION_ATTENTION_KERNEL is an
+// error when it asks for what there is not (plan/choose.h).
 #pragma once
 
 namespace fusion_attention {

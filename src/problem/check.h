@@ -9,6 +9,7 @@
 
 namespace fusion_attention {
 
+// The most bytes, and the largest index, that anything may reach: a little more still fits 64 bits.
 inline constexpr std::int64_t kMost = std::int64_t{1} << 62;
 
 [[noreturn]] inline void refuse(const std::string& argument, const std::string& given,

@@ -72,7 +72,8 @@ def losses(attention):
 def test_twenty_steps(mode):
     with_cell, with_operators = losses(FlashAttention(D, next_block_num=0)), losses(PlainAttention())
     apart = np.abs(with_cell / with_operators - 1).max()
-    print(f"note: {mode}: loss {with_cell[0]:.4f} → {with_cell[-1]:.4f} in {STEPS} steps, apart {apart:.1e}")
+    first, last = with_cell[0], with_cell[-1]
+    print(f"\nnote: {mode}: loss {first:.4f} → {last:.4f} in {STEPS} steps, apart {apart:.1e}")
     assert with_cell[-1] < 0.7 * with_cell[0]
     assert apart < 1e-3
 

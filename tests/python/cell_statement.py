@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 import numpy as np
-from statement import Answer, unit_roundoff
+from statement_arithmetic import Answer, unit_roundoff
 
 FLAT = 2.0**-24
 
@@ -98,25 +98,3 @@ class Cell:
             product(ds.swapaxes(2, 3), ds_error.swapaxes(2, 3), q, scale),
             product(weights.swapaxes(2, 3), ((self.p_error + u) * weights).swapaxes(2, 3), dy),
         ]
-
-
-def philox_kept(seed: int, shape: tuple[int, ...], keep_prob: float, first: int = 0) -> np.ndarray:
-    """Dropout's bits for the indices first, first + 1, …: Philox4x32-10, key seed, counter e / 4."""
-    index = np.arange(first, first + int(np.prod(shape)), dtype=np.uint64)
-    group = index // np.uint64(4)
-    low = np.uint64(0xFFFFFFFF)
-    counter = [group & low, group >> np.uint64(32), np.zeros_like(group), np.zeros_like(group)]
-    key = [np.uint64(seed & 0xFFFFFFFF), np.uint64(seed >> 32)]
-    for turn in range(10):
-        if turn:
-            key = [(key[0] + np.uint64(0x9E3779B9)) & low, (key[1] + np.uint64(0xBB67AE85)) & low]
-        left, right = counter[0] * np.uint64(0xD2511F53), counter[2] * np.uint64(0xCD9E8D57)
-        counter = [
-            (right >> np.uint64(32)) ^ counter[1] ^ key[0],
-            right & low,
-            (left >> np.uint64(32)) ^ counter[3] ^ key[1],
-            left & low,
-        ]
-    word = np.choose((index % np.uint64(4)).astype(np.int64), counter)
-    fraction = (word & np.uint64(0x7FFFFF)).astype(np.float32) * np.float32(2.0**-23)
-    return (fraction >= np.float32(1) - np.float32(keep_prob)).reshape(shape).astype(np.float64)

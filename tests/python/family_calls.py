@@ -1,7 +1,7 @@
 """Random calls of npu_fusion_attention, drawn from the documents' option space and named in one line.
 
-`draw(seed, version)` gives the same call again; its line says what it holds. family_options.py draws what goes
-beside the tensors.
+`draw(seed, version)` gives the same call again; its line says what it holds. family_options.py draws what
+goes beside the tensors.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ LONG = (1025, 1700)  # S of the few calls that reach past one block of rows and 
 
 
 def draw(seed: int, version: str = "v2") -> tuple[dict, str, str]:
-    """The keyword arguments of one call in the spelling of version 2, its dtype, and the line that names it."""
+    """The keyword arguments of one call in the spelling of version 2, its dtype, the line that names it."""
     d = draw_sizes(np.random.default_rng([seed, int(version[1])]), version)
     d.say(f"{d.layout} {d.dtype} heads={d.heads}/{d.kv_heads} D={d.depth}/{d.value_depth}")
     d.say(f"q={d.q_lens} kv={d.kv_lens}")
@@ -47,7 +47,9 @@ def draw_sizes(rng: np.random.Generator, version: str) -> Draw:
     pick = lambda choices: choices[rng.integers(len(choices))]  # noqa: E731
     layout = pick(["BSH", "SBH", "BSND", "BNSD", "TND", "TND"])
     long = rng.random() < 0.04
-    kv_heads, group = (1, int(pick([1, 2]))) if long else (int(pick([1, 1, 2, 3])), int(pick([1, 1, 2, 4, 7])))
+    kv_heads, group = (
+        (1, int(pick([1, 2]))) if long else (int(pick([1, 1, 2, 3])), int(pick([1, 1, 2, 4, 7])))
+    )
     depth = int(pick(DEPTHS) if rng.random() < 0.97 else rng.integers(257, 769))
     value_depth = depth if rng.random() < 0.7 else int(pick(DEPTHS))
     mode = int(pick([0, 0, 1, 2, 3, 4, 6, 7, 8] if layout == "TND" else [0, 0, 1, 2, 3, 4, 5, 6]))

@@ -48,7 +48,11 @@ def dense_mask(d: Draw) -> None:
     hidden = d.rng.random(shape) < d.pick([0.0, 0.1, 0.5, 0.95])
     if d.chance(0.3):
         hidden[..., int(d.rng.integers(rows)), :] = True  # a row that sees nothing
-    d.call["atten_mask"] = hidden if d.chance(0.6) else hidden.astype(np.uint8) * int(d.pick([1, 7, 255]))
+    d.call["atten_mask"] = (
+        hidden if d.chance(0.6) else hidden.astype(np.uint8) * np.uint8(d.pick([1, 7, 255]))
+    )
+    if d.chance(0.1):
+        d.call["atten_mask"] = -hidden.astype(np.int8)
     d.say(f"mask={d.call['atten_mask'].dtype}{list(shape)}")
 
 
@@ -88,16 +92,17 @@ def shift(d: Draw) -> None:
     with_rows = [b for b, rows in enumerate(d.q_lens) if rows > 0]
     cut = with_rows[-1 if d.mode == 7 else 0]
     spare = d.kv_lens[cut] - d.q_lens[cut]
-    low, high = -max(spare, 0), 0 if d.mode == 7 else d.kv_lens[cut] + 1
-    low = low if d.mode == 7 else -spare
-    d.call["next_tokens"] = int(d.rng.integers(low, max(high, low) + 1))
+    low, high = min(-spare, 0), 0 if d.mode == 7 else max(-spare, d.q_lens[cut]) + 1
+    if d.chance(0.2):  # rows that see nothing
+        low -= d.q_lens[cut]
+    d.call["next_tokens"] = int(d.rng.integers(low, high + 1))
     if d.chance(0.5):
         d.call["pre_tokens"] = int(d.kv_lens[cut] + d.rng.integers(0, 9))
     d.say(f"pre={d.call.get('pre_tokens')} next={d.call['next_tokens']}")
 
 
 def bias(d: Draw, masked: bool) -> None:
-    """pse of types 0 to 3 in every shape that the sizes and the mask allow; version 2 alone names the type."""
+    """pse of types 0 to 3 in every shape that sizes and mask allow; version 2 alone names the type."""
     compressible = masked and is_causal(d) and d.q_lens == d.kv_lens and max(d.q_lens) > LAST_ROWS
     if not d.chance(0.8 if compressible else 0.45) or (masked and d.mode == 7):
         return
@@ -171,14 +176,16 @@ def dropout(d: Draw) -> None:
         d.call["dropout_mask"] = d.rng.integers(0, 256, -(-numels // 128) * 16, np.uint8)
         d.say("dropout_mask")
     elif d.chance(0.75):
-        d.call["seed"] = int(d.rng.integers(-(2**63), 2**63 - 1)) if d.chance(0.5) else int(d.rng.integers(1, 99))
+        d.call["seed"] = (
+            int(d.rng.integers(-(2**63), 2**63 - 1)) if d.chance(0.5) else int(d.rng.integers(1, 99))
+        )
         d.call["offset"] = int(d.pick([0, 12, 2**32 + 4, 2**62]))
         d.say(f"seed={d.call['seed']} offset={d.call['offset']}")
 
 
 def sink(d: Draw) -> None:
     if d.chance(0.25):
-        d.call["sink"] = d.normal((d.heads,), "float32") * np.float32(d.pick([1, 8]))
+        d.call["sink"] = d.normal((d.heads,), "float32") * np.float32(d.pick([1, 8, 300]))
         d.say("sink")
 
 
@@ -195,8 +202,8 @@ def rope(d: Draw) -> None:
 def hidden_numbers(d: Draw) -> None:
     """NaN and ∞ where no pair is visible, and NaN in one row or key that some may see.
 
-    Hidden are a key that no row of its kv head sees, a row that sees no key, what lies past the last sequence,
-    a number of pse that no visible pair reads.
+    Hidden are a key that no row of its kv head sees, a row that sees no key, what lies past the last
+    sequence, a number of pse that no visible pair reads.
     """
     names = {"query": (d.heads, d.q_lens), "key": (d.kv_heads, d.kv_lens), "value": (d.kv_heads, d.kv_lens)}
     parts = {name: split(d.call[name].copy(), d.layout, *where) for name, where in names.items()}

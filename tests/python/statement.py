@@ -1,8 +1,8 @@
 """What the interface documents say npu_fusion_attention computes, element by element, in float64.
 
-Written from the documents alone (training-ops, with the rulings above it): it knows layouts, modes and tokens,
-and nothing of the library's Problem, Band or strides. One call = one dictionary of keyword arguments in the
-spelling of version 2. Its parts: layout, mask, bias, dropout, arithmetic, each a file statement_*.py.
+Written from the documents alone (training-ops, with the rulings above it): it knows layouts, modes and
+tokens, and nothing of the library's Problem, Band or strides. One call = one dictionary of keyword arguments
+in the spelling of version 2. Its parts: layout, mask, bias, dropout, arithmetic, each a file statement_*.py.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from statement_arithmetic import (
     score_pairs,
     sum_heads,
 )
-from statement_bias import bias, is_slope, places
+from statement_bias import bias, distance, is_slope, places
 from statement_dropout import dropout_factor
 from statement_layout import join, lengths, split
 from statement_mask import kept
@@ -130,7 +130,9 @@ class Statement:
             ]
             dpse = self._bias_gradient([g.ds for g in each])
         dq = [g.dq for g in each]
-        dk, dv = ([sum_heads(x, self.kv_heads, self.dtype) for x in y] for y in zip(*((g.dk, g.dv) for g in each)))
+        dk, dv = (
+            [sum_heads(x, self.kv_heads, self.dtype) for x in y] for y in zip(*((g.dk, g.dv) for g in each))
+        )
         rope = self.call.get("query_rope") is not None
         return {
             "dq": self._join(columns(dq, 0, self.depth), np.shape(self.call["query"])),
@@ -148,24 +150,35 @@ class Statement:
         return self._join(columns(answers, self.depth, None), np.shape(self.call[name]))
 
     def _bias_gradient(self, ds: list[Answer]) -> Answer | None:
-        """dS (type 0) or scale·dS (type 1), summed over the pairs that read one number of pse."""
-        if self.call.get("pse") is None or is_slope(self.call):
+        """dS (type 0) or scale·dS (type 1), summed over the pairs that read one number of pse.
+
+        Of slopes −Σ dS·distance, in float32: what autograd gives where it is asked for.
+        """
+        if self.call.get("pse") is None:
             return None
-        pse, factor = np.asarray(self.call["pse"]), self.scale if self.call.get("pse_type", 1) == 1 else 1.0
+        pse, slope = np.asarray(self.call["pse"]), is_slope(self.call)
+        factor = self.scale if self.call.get("pse_type", 1) == 1 else 1.0
         value, error, size, count = (np.zeros(pse.size) for _ in range(4))
         for b, part in enumerate(ds):
-            where = places(self.call, b, self.q_lens, self.kv_lens)
+            times = 1.0
+            if slope:
+                times = -distance(self.call, b, self.q_lens[b], self.kv_lens[b])
+                head = np.arange(self.heads) + (b * self.heads if pse.ndim == 2 else 0)
+                where = head[:, None, None] + np.zeros(part.value.shape, int)
+            else:
+                where = places(self.call, b, self.q_lens, self.kv_lens)
             read = where >= 0
             for into, what in (
-                (value, part.value),
-                (error, finite(part.bound)),
-                (size, np.abs(finite(part.value))),
+                (value, times * part.value),
+                (error, np.abs(times) * finite(part.bound)),
+                (size, np.abs(times * finite(part.value))),
                 (count, np.ones_like(part.value)),
             ):
                 into += np.bincount(where[read], what[read], minlength=pse.size)
-        bound = abs(factor) * (error + (count + 8) * FLAT * size + count * TINY)
+        bound = abs(factor) * (error + (count + 8) * FLAT * size + count * TINY) + TINY
         answer = factor * value
-        return Answer(*(x.reshape(pse.shape) for x in (answer, bound + rounded(answer, self.dtype) + TINY)))
+        bound += rounded(answer, "float32" if slope else self.dtype)
+        return Answer(answer.reshape(pse.shape), bound.reshape(pse.shape))
 
     def _unstack(self, x) -> list[np.ndarray]:
         if not self.packed:

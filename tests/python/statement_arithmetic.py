@@ -7,10 +7,11 @@ flat = 2⁻²⁴ is the roundoff of fp32, u that of the type, e what exp may los
 
 so that exp(s − max) = p is off by p·r, r = expm1(δ + e); the normaliser by Δ = Σ p·r / l + n·flat and
 
-    |ô − o| ≤ Σ p·|v|·M·((1 + r)·(1 + 2u + 4·flat) / (1 − Δ) − 1 + n·flat) / l, never above what a mean can be,
+    |ô − o| ≤ Σ p·|v|·M·((1 + r)·(1 + 2u + 4·flat) / (1 − Δ) − 1 + n·flat) / l,
 
-with M = keep / keep_prob of dropout (1 without). The sink is a score without δ's first line and without a
-value. The backward takes P = exp(s − max) / sum from exact statistics, hence no Δ:
+never above what a mean can be, with M = keep / keep_prob of dropout (1 without). The sink is a score
+without δ's first line and without a value. The backward takes P = exp(s − max) / sum from exact
+statistics, hence no Δ:
 
     dS = P·(M·dP − Δ), off by P·(1 + r)·(error of M·dP and of Δ) + (r + 2u)·|dS|
 
@@ -178,7 +179,9 @@ def backward_one(pairs: Pairs, q, k, v, dy, out, top, total, sink, dtype: str) -
     dsink = None if sink is None else sink_gradient(sink, base, top, total, mean, mean_error, dtype)
     return Gradients(
         product(ds, ds_error, k, alive, keys + 8, pairs.scale),
-        product(ds.transpose(turn), ds_error.transpose(turn), q, alive.transpose(turn), rows + 8, pairs.scale),
+        product(
+            ds.transpose(turn), ds_error.transpose(turn), q, alive.transpose(turn), rows + 8, pairs.scale
+        ),
         product(weight.transpose(turn), weight_error.transpose(turn), dy, alive.transpose(turn), rows + 8),
         Answer(ds, ds_error),
         dsink,

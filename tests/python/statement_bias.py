@@ -29,7 +29,7 @@ def places(call: dict, batch: int, q_lens: list[int], kv_lens: list[int]) -> np.
         row, column = (i if shape[2] > 1 else 0 * i), j
     else:
         row, column = compressed(i, j, rows)
-    exists = (0 <= column) & (column < shape[3])
+    exists = (column >= 0) & (column < shape[3])
     first, head = (batch if shape[0] > 1 else 0), (n if shape[1] > 1 else 0)
     flat = ((first * shape[1] + head) * shape[2] + row) * shape[3] + column
     return np.where(exists, flat, -1) + 0 * n
@@ -42,18 +42,21 @@ def compressed(i: np.ndarray, j: np.ndarray, size: int) -> tuple[np.ndarray, np.
     return m, np.where(last, j, size - (i - j) - (LAST_ROWS - m))
 
 
-def slope_bias(call: dict, batch: int, rows: int, keys: int) -> np.ndarray:
-    """−slope·|j + kv0 − (i + q0)| or, type 3, with the root of the distance: [N, Sq, Skv]."""
-    slopes = np.asarray(call["pse"], np.float64)
-    slope = slopes if slopes.ndim == 1 else slopes[batch]
+def distance(call: dict, batch: int, rows: int, keys: int) -> np.ndarray:
+    """|j + kv0 − (i + q0)| or, type 3, its root: [Sq, Skv]. Mode 8 starts its first sequence alone."""
     q0, kv0 = ((call.get(name) or [0])[0] for name in ("q_start_idx", "kv_start_idx"))
     if call.get("sparse_mode", 0) == 8 and batch > 0:
         q0 = kv0 = 0
     i, j = np.arange(rows)[:, None], np.arange(keys)[None, :]
-    distance = np.abs((j + int(kv0)) - (i + int(q0))).astype(np.float64)
-    if call["pse_type"] == 3:
-        distance = np.sqrt(distance)
-    return -slope[:, None, None] * distance
+    apart = np.abs((j + int(kv0)) - (i + int(q0))).astype(np.float64)
+    return np.sqrt(apart) if call["pse_type"] == 3 else apart
+
+
+def slope_bias(call: dict, batch: int, rows: int, keys: int) -> np.ndarray:
+    """−slope·distance: [N, Sq, Skv]."""
+    slopes = np.asarray(call["pse"], np.float64)
+    slope = slopes if slopes.ndim == 1 else slopes[batch]
+    return -slope[:, None, None] * distance(call, batch, rows, keys)
 
 
 def bias(call: dict, batch: int, q_lens: list[int], kv_lens: list[int]) -> np.ndarray:

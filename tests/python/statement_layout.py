@@ -43,5 +43,3 @@ def join(parts: list[np.ndarray], layout: str, shape: tuple[int, ...]) -> np.nda
         else:
             out[:, b] = part.transpose(1, 0, 2).reshape(rows, heads * depth)
     return out
-
-

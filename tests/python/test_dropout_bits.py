@@ -76,6 +76,17 @@ def test_a_longer_mask_begins_with_the_shorter():
         np.testing.assert_array_equal(kept_by_mask(0, count, bits_of([count], 0.6, 9, 24)), long[:count])
 
 
+def test_a_call_without_a_seed_takes_the_next_of_the_generator():
+    """Section 6.2: ten words a call, rounded up to twelve."""
+    import fusion_attention.numpy as front
+    from fusion_attention import generator
+
+    x = np.ones((1, 2, 9, 4), np.float32)
+    generator.manual_seed(2)
+    drawn = [front.npu_fusion_attention(x, x, x, 2, "BNSD", keep_prob=0.5)[4:] for _ in range(3)]
+    assert drawn == [(2, 0, 162), (2, 12, 162), (2, 24, 162)]
+
+
 def test_a_given_mask_is_the_seed_that_made_it():
     """The attention keeps the same scores by seed as by the mask of that seed."""
     import fusion_attention.numpy as front
@@ -84,7 +95,9 @@ def test_a_given_mask_is_the_seed_that_made_it():
     q, k, v = (rng.standard_normal((2, 3, 37, 16)).astype(np.float32) for _ in range(3))
     mask = bits_of([2, 3, 37, 37], 0.8, 77, 12)
     np.testing.assert_array_equal(
-        kept_by_mask(0, 2 * 3 * 37 * 37, packed(kept_by_seed(0, 2 * 3 * 37 * 37, drop_probability(0.8), 77, 12))),
+        kept_by_mask(
+            0, 2 * 3 * 37 * 37, packed(kept_by_seed(0, 2 * 3 * 37 * 37, drop_probability(0.8), 77, 12))
+        ),
         kept_by_mask(0, 2 * 3 * 37 * 37, mask),
     )
     by_seed = front.npu_fusion_attention_v2(q, k, v, 3, "BNSD", keep_prob=0.8, seed=77, offset=12)

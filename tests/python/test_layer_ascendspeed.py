@@ -1,7 +1,9 @@
 """The ascendspeed layer: ascend_flash_attention in its three orders, npu_flash_attention and its gradient."""
 
+import copy
 import importlib
 import inspect
+import pickle
 
 import pytest
 
@@ -80,13 +82,14 @@ CAUSAL = torch.ones(S, S, dtype=torch.bool).triu(1)
 @pytest.mark.parametrize("alibi", [None, (B, N, S), (B, N, 1, S), (1, N, S, S), (B, 1, S, S)], ids=str)
 def test_the_13_arguments(layout, alibi):
     operands, dy = tensors()
-    bias = None if alibi is None else torch.randn(alibi)
+    bias = None if alibi is None else torch.randn(alibi, requires_grad=True)
     packed = [pack(x, layout) for x in operands]
     out = attend(*packed, CAUSAL.half(), bias, 0.3, 0.5, N, layout, 1.0, 65536, 1, 0)
     wide = 0.0 if bias is None else bias.double().unsqueeze(2) if bias.dim() == 3 else bias.double()
     expected = pack(reference(*operands, ~CAUSAL, 0.15, wide), layout)
     same(out, expected)
-    same_gradients(out, expected, operands, pack(dy, layout))
+    wanted = operands if bias is None else [*operands, bias]
+    same_gradients(out, expected, wanted, pack(dy, layout))
 
 
 def test_defaults_are_full_attention_in_bnsd():
@@ -295,8 +298,14 @@ def test_the_result_is_its_tensor(ops):
         x.grad = None
     ops.npu_flash_attention(*packed_again(operands), N, "BSH", scale=0.3).backward(pack(dy, "BSH"))
     assert not torch.equal(operands[0].grad, ones[0])
+    for copied in (copy.copy(score), pickle.loads(pickle.dumps(copy.copy(detached(score))))):
+        assert torch.equal(copied[0], out) and torch.equal(copied.softmax_sum, score.softmax_sum)
     with pytest.raises(AttributeError, match="nothing_of_the_kind"):
         _ = score.nothing_of_the_kind
+
+
+def detached(score):
+    return type(score)(score[0].detach(), score.softmax_max, score.softmax_sum, score.seed, score.offset)
 
 
 def packed_again(operands):

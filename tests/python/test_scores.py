@@ -286,6 +286,19 @@ def test_dropout(source):
     )
 
 
+def test_a_dropout_mask_with_gaps_lives_as_long_as_the_call():
+    """Its copy is as large as the statistics, which would be given its memory if it were freed too early."""
+    rows = 256
+    mask = torch.arange(N * rows * rows // 8, dtype=torch.int64).mul(37).bitwise_and(255).to(torch.uint8)
+    results = []
+    for given in (mask, torch.stack([mask, ~mask], 1)[:, 0]):
+        q, k, v = operands(rows, rows, 1)
+        out = front.npu_fusion_attention(q, k, v, N, "BNSD", keep_prob=0.5, dropout_mask=given)[0]
+        out.sum().backward()
+        results.append((out, q.grad, k.grad, v.grad))
+    assert all(torch.equal(x, y) for x, y in zip(*results))
+
+
 def test_dropout_of_packed_sequences():
     sizes = [N * r * k for r, k in PACKED]
     kept = bits(sum(sizes), 0.6, 3, 0)

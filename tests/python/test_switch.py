@@ -13,6 +13,7 @@ import pytest
 
 torch = pytest.importorskip("torch", reason="the layers are for torch, which is not installed")
 import fusion_attention  # noqa: E402
+from fusion_attention.ascend.layers import LAYERS  # noqa: E402
 
 
 @pytest.fixture(autouse=True)
@@ -84,6 +85,50 @@ def test_refused_beside_a_genuine_package(tmp_path, monkeypatch, imported):
     assert "\n" not in str(refusal.value)
     assert importlib.import_module("torch_npu").genuine and not hasattr(torch, "npu")
     sys.modules.pop("torch_npu")
+
+
+PATHS = {
+    "torch_npu": ["torch_npu", "torch_npu.npu", "torch_npu.testing.testcase"],
+    "mindspeed": [
+        "mindspeed.ops.fusion_attention_v2",
+        "mindspeed.ops.npu_ring_attention_update",
+        "mindspeed.op_builder.fusion_attention_v2_builder",
+        "npu_fusion_attention",
+    ],
+    "ascendspeed": [
+        "ascendspeed.ops",
+        "ascendspeed.ops.FlashAttention",
+        "ascendspeed.te.ops.flash_attention",
+    ],
+}
+
+
+@pytest.mark.parametrize("layers", [*([name] for name in PATHS), list(PATHS), list(reversed(PATHS))])
+def test_original_module_paths_while_enabled_and_no_longer(layers):
+    modules, finders = set(sys.modules), list(sys.meta_path)
+    fusion_attention.enable(*layers)
+    fusion_attention.enable(*layers)
+    for layer in layers:
+        for path in PATHS[layer]:
+            assert importlib.import_module(path).__spec__ is not None
+    fusion_attention.disable()
+    assert sys.meta_path == finders
+    served = {package for layer in layers for package in (path.partition(".")[0] for path in PATHS[layer])}
+    assert not [name for name in set(sys.modules) - modules if name.partition(".")[0] in served]
+    for layer in layers:
+        with pytest.raises(ModuleNotFoundError):
+            importlib.import_module(PATHS[layer][0])
+
+
+def test_nothing_is_enabled_when_the_last_layer_is_refused(tmp_path, monkeypatch):
+    package = tmp_path / "ascendspeed"
+    package.mkdir()
+    (package / "__init__.py").write_text("")
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(RuntimeError, match='got "ascendspeed" beside a genuine ascendspeed, allowed'):
+        fusion_attention.enable("mindspeed", "ascendspeed")
+    with pytest.raises(ModuleNotFoundError):
+        importlib.import_module("mindspeed")
 
 
 def test_a_bare_folder_is_no_genuine_package(tmp_path, monkeypatch):
@@ -195,7 +240,7 @@ def test_run_is_what_python_would_do(script):
         "main": True,
         "available": True,
         "device": "cpu",
-        "environment": "device:torch_npu,mindspeed,ascendspeed",
+        "environment": f"device:{','.join(LAYERS)}",
         "helper": "beside the script",
         "package": None,
     }

@@ -18,6 +18,8 @@
 
 namespace fusion_attention {
 
+class AdditiveMask;
+
 // The arguments of the constructor with the document's defaults, and those of the call after query, key and
 // value. A query tile qb sees the key tiles qb - prev_block_num ... qb + next_block_num, all T wide.
 struct FlashAttentionCellOptions {
@@ -57,26 +59,33 @@ class FlashAttentionCell {
   FlashAttentionCell(const FlashAttentionCell&) = delete;  // problem_ points into it
   FlashAttentionCell& operator=(const FlashAttentionCell&) = delete;
 
-  // Contiguous memory: [B, N, Sq, D] of query's dtype; [B, N, Sq] for each statistic.
+  // Contiguous memory: [B, N, Sq, D] of query's dtype; [B, Sq, N] for each statistic.
   void forward(void* out, float* softmax_max, float* softmax_sum);
 
   // The statistics and out are those of the forward. dq, dk, dv: contiguous memory of the operands' shapes.
   void backward(const Array& dy, const Array& out, const float* softmax_max, const float* softmax_sum,
                 void* dq, void* dk, void* dv);
 
+  // What is computed first, and what joins it: nothing, or where a small mask that is not causal acts on the
+  // tiles of the diagonal the tiles before and after them.
   const Problem& problem() const { return problem_; }
+  const std::vector<Problem>& more() const { return more_; }
 
   // What the caller should know though it is no error.
   const std::vector<std::string>& notes() const { return notes_; }
 
  private:
   void add_masks(const FlashAttentionCellOptions& options, std::int64_t tile);
+  void add_mask(const AdditiveMask& mask);
+  void add_tile(const AdditiveMask& mask, std::int64_t tile);
+  void set_bias();
   TensorView like_query(const Array& array, const char* argument) const;
 
   Problem problem_;
+  std::vector<Problem> more_;  // over the same rows, with other keys: their results join those of problem_
   Array query_, key_, value_;
-  std::vector<std::uint8_t> hidden_;  // what problem_.overlay points to
-  std::vector<float> bias_;           // what problem_.bias points to
+  std::vector<std::uint8_t> hidden_;     // what problem_.overlay points to
+  std::vector<float> bias_, tile_bias_;  // what the biases point to
   std::vector<std::string> notes_;
 };
 

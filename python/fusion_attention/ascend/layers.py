@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import importlib
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from fusion_attention.ascend.patches import Patches
 
 
-@dataclass(frozen=True)
-class Layer:
+class Layer(NamedTuple):
     """What `enable` does for one name. Actions are "module:function" here; each takes a Patches."""
 
     packages: tuple[str, ...]  # top-level packages, served from names/

@@ -33,7 +33,12 @@ class Score(list[Tensor]):
         out.backward(torch.ones_like(out) if gradient is None else gradient, **options)
 
     def __getattr__(self, name: str) -> Any:
+        if name.startswith("__"):  # what Python asks of a type is answered as a list
+            raise AttributeError(f"Score has no attribute {name!r}")
         return getattr(self[0], name)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Score, (self[0], self.softmax_max, self.softmax_sum, self.seed, self.offset)
 
     @classmethod
     def __torch_function__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:

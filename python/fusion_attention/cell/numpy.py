@@ -41,6 +41,11 @@ def _call(
     return call, plain
 
 
+def _statistics_shape(query: Array) -> tuple[int, int, int]:
+    batches, heads, rows, _ = query.shape
+    return batches, rows, heads
+
+
 def draw_seed() -> int:
     """The dropout of one call, from NumPy's global generator, which mindspore.set_seed seeds too."""
     return int(np.random.randint(1 << 62))
@@ -49,7 +54,7 @@ def draw_seed() -> int:
 def forward(
     words: Words, given: Operands, seed: int = 0, whole: tuple[int, int, int] = WHOLE
 ) -> tuple[Array, Array, Array]:
-    """The output and the softmax statistics (maximum and sum, float32 [B, N, Sq]).
+    """The output and the softmax statistics (maximum and sum, float32 [B, Sq, N]).
 
     Args:
         words: the constructor's arguments.
@@ -66,7 +71,7 @@ def forward(
     for note in call.notes():
         warnings.warn(note, stacklevel=4)
     out = np.empty(plain[0].shape, plain[0].dtype)
-    top, total = (np.empty(plain[0].shape[:3], np.float32) for _ in range(2))
+    top, total = (np.empty(_statistics_shape(plain[0]), np.float32) for _ in range(2))
     call.forward(out.ctypes.data, top.ctypes.data, total.ctypes.data)
     return out, top, total
 
@@ -83,9 +88,10 @@ def backward(
     call, plain = _call(True, words, given, seed, whole)
     dy, out = _plain(dy), _plain(results[0])
     statistics = tuple(np.ascontiguousarray(x, np.float32) for x in results[1:])
+    shape = _statistics_shape(plain[0])
     for name, array in zip(("softmax_max", "softmax_sum"), statistics):
-        if array.shape != plain[0].shape[:3]:
-            raise ValueError(f"{name}: got {array.shape}, allowed is {plain[0].shape[:3]}")
+        if array.shape != shape:
+            raise ValueError(f"{name}: got {array.shape}, allowed is {shape}")
     gradients = tuple(np.empty(operand.shape, operand.dtype) for operand in plain[:3])
     call.backward(
         _array("dy", dy),

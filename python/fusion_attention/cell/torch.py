@@ -39,7 +39,8 @@ class _Attention(torch.autograd.Function):
             warnings.warn(note, stacklevel=4)
         query = tensors[0]
         out = torch.empty(query.shape, dtype=query.dtype)
-        top, total = (torch.empty(query.shape[:3], dtype=torch.float32) for _ in range(2))
+        batches, heads, rows, _ = query.shape
+        top, total = (torch.empty(batches, rows, heads, dtype=torch.float32) for _ in range(2))
         call.forward(out.data_ptr(), top.data_ptr(), total.data_ptr())
         ctx.words, ctx.seed = words, seed
         ctx.save_for_backward(*tensors, out, top, total)
