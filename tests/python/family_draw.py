@@ -10,6 +10,15 @@ import numpy as np
 DTYPES = {"float32": np.float32, "float16": np.float16, "bfloat16": ml_dtypes.bfloat16}
 
 
+def dense_shape(layout: str, batches: int, heads: int, rows: int, depth: int) -> tuple[int, ...]:
+    return {
+        "BSH": (batches, rows, heads * depth),
+        "SBH": (rows, batches, heads * depth),
+        "BSND": (batches, rows, heads, depth),
+        "BNSD": (batches, heads, rows, depth),
+    }[layout]
+
+
 @dataclass
 class Draw:
     """One call as it is drawn: its sizes, the keyword arguments so far and what its line says of them."""
@@ -51,10 +60,4 @@ class Draw:
         """A tensor of the layout; TND has `tail` rows beyond its sequences."""
         if self.packed:
             return (sum(lens) + self.tail, heads, depth)
-        batches, rows = len(lens), lens[0]
-        return {
-            "BSH": (batches, rows, heads * depth),
-            "SBH": (rows, batches, heads * depth),
-            "BSND": (batches, rows, heads, depth),
-            "BNSD": (batches, heads, rows, depth),
-        }[self.layout]
+        return dense_shape(self.layout, len(lens), heads, lens[0], depth)

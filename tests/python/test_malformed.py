@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from family_calls import DTYPES, compressed_mask, dense_shape
+from family_draw import DTYPES, dense_shape
+from family_options import compressed_mask
 
 LAYOUTS = ["BSH", "SBH", "BSND", "BNSD", "TND"]
 REFUSALS = (RuntimeError, ValueError, TypeError)
@@ -46,7 +47,7 @@ def prefixed(call, prefix, shape=(3072, 2048)):
 
 
 def cut(mode, post):
-    return {"sparse_mode": mode, "next_tockens": post, "atten_mask": compressed_mask()}
+    return {"sparse_mode": mode, "next_tockens": post, "atten_mask": compressed_mask(2048)}
 
 
 def pse(dtype, *shape):
@@ -95,7 +96,7 @@ BREAKS = [
         "sparse_mode",
         "7 without TND",
         LAYOUTS[:4],
-        lambda c, t: {"sparse_mode": 7, "atten_mask": compressed_mask()},
+        lambda c, t: {"sparse_mode": 7, "atten_mask": compressed_mask(2048)},
     ),
     (
         "atten_mask",

@@ -10,9 +10,12 @@ import fusion_attention
 import fusion_attention.numpy as front
 import numpy as np
 import pytest
-from family_calls import DTYPES, compressed_mask, dense_shape, draw
+from family_calls import draw
+from family_draw import DTYPES, dense_shape
+from family_options import compressed_mask
 from fusion_attention import _shapes
-from statement import Statement, kept
+from statement import Statement
+from statement_mask import kept
 
 LAYOUTS = ["BSH", "SBH", "BSND", "BNSD"]
 
@@ -46,7 +49,7 @@ def test_seven_results(layout, dtype):
 @pytest.mark.parametrize("seed", range(40))
 def test_symbolic_shapes_agree_with_the_library(seed):
     """What tracing believes about results, `_shapes`, is what C++ computes."""
-    call, _, line = draw(seed)
+    call, _, line = draw(seed, "v1")
     arguments = {k.replace("_tokens", "_tockens"): v for k, v in call.items()}
     out, top, *_, numels = front.npu_fusion_attention(**arguments)
     shapes = [call[name].shape for name in ("query", "key", "value")]
@@ -268,10 +271,9 @@ def test_examined_masks_against_the_documents(seed):
     call, dtype, line = draw(seed)
     explanation = front.examine(**call)
     statement = Statement(call, dtype)
-    for place, (q, k) in enumerate(zip(statement.q, statement.k)):
-        rows, keys = q.shape[1], k.shape[1]
-        batch = 0 if call["input_layout"].upper() == "TND" else place
-        keep = kept(rows, keys, batch, call["head_num"], call)
+    lengths = statement.q_lens, statement.kv_lens
+    for place, (rows, keys) in enumerate(zip(*lengths)):
+        keep = kept(call, place, *lengths)
         for head in (0, call["head_num"] - 1):
             seen = np.frombuffer(explanation.visible(place, head), np.uint8).reshape(rows, keys)
             assert np.array_equal(seen != 0, keep[head]), f"sequence {place}, head {head}\n  {line}"
@@ -279,7 +281,7 @@ def test_examined_masks_against_the_documents(seed):
 
 def test_explain_prints(capsys):
     query, key, value = operands()
-    fusion_attention.explain(query, key, value, 4, "BSND", atten_mask=compressed_mask(), sparse_mode=3)
+    fusion_attention.explain(query, key, value, 4, "BSND", atten_mask=compressed_mask(2048), sparse_mode=3)
     said = capsys.readouterr().out
     assert "fwd fp32 b2 h4/2 q6 k9 d8/5" in said
     assert "kernel" in said and "passed over" in said
