@@ -9,8 +9,10 @@
 //
 //   for head, super-block of queries:   pack Qᵀ, dOᵀ, Q, dO; L and Δ; dQᵀ = 0
 //     for group of keys:                pack K, Kᵀ, V
-//       for 32 keys:                    for 32 queries: Sᵀ, Pᵀ, dPᵀ, dSᵀ; then dV += Pᵀ·dO, dK += dSᵀ·Q over
-//       the super-block dQᵀ += Kᵀ·dSᵀ                   over the group
+//       for 32 keys:
+//         for 32 queries:               Sᵀ, Pᵀ, dPᵀ, dSᵀ
+//         dV += Pᵀ·dO, dK += dSᵀ·Q      over the super-block
+//       dQᵀ += Kᵀ·dSᵀ                   over the group
 //     store dQ
 #pragma once
 

@@ -14,8 +14,6 @@
 
 namespace fusion_attention::kernels {
 
-inline constexpr int kDecodeRows = 16;  // the most query rows (group × rows) of a task
-
 // Rows ahead that K and V are fetched: one step, so that its lines arrive while the step before is computed
 // (measured best of 16, 24, 32, 64 on Zen 5; spread over the loop, never in bursts).
 inline constexpr int kDecodeAhead = 32;

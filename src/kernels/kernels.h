@@ -122,8 +122,8 @@ struct BackwardArgs {
 struct BackwardTask {
   std::int64_t kv_head = 0;
   std::int64_t row_begin = 0, row_end = 0;
-  float* partial =
-      nullptr;  // null: the only split. Otherwise keys × (depth + value_depth) floats, dK then dV
+  // null: the only split. Otherwise keys × (depth + value_depth) floats, dK then dV.
+  float* partial = nullptr;
 };
 
 struct BackwardMergeTask {
@@ -151,9 +151,12 @@ struct Backward {
   double (*rate)();
 };
 
+// Query rows of a task, heads of a group together, that the decode rows take at most.
+inline constexpr int kDecodeRows = 16;
+
 enum class Algorithm : std::uint8_t {
   forward,  // packed blocks; any number of rows
-  decode,   // unpacked rows, group × rows <= 16; same contract as forward
+  decode,   // unpacked rows, group × rows <= kDecodeRows; same contract as forward
   backward,
 };
 

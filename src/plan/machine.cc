@@ -18,11 +18,9 @@ struct MachineRow {
   Blocking blocking;
 };
 
-// rows        forward: packing a key costs about as much as 5 rows of arithmetic on it, so 512 rows keep it
-// at
-//             1 % (measured: 128 rows cost 11 %, 256 6 %, 512 3 %, D = 128 fp32). The tile unit is 8 times as
-//             fast: 1024. backward: 256 queries, so that dV and dK are loaded and stored once per 256 of
-//             depth.
+// rows        forward: what packing a key for one task costs, measured at D = 128 in fp32: 11 % at 128 rows,
+//             6 % at 256, 3 % at 512. The tile unit is 8 times as fast: 1024. backward: 256 queries, so that
+//             dV and dK are loaded and stored once per 256 of depth.
 // keys        K and V of a chunk with Q and O of the super-block fit a 2 MiB L2 at D = 128 (4-byte units: 512
 //             keys).
 // round_trip  P of one round trip is 32 KiB of 4-byte units; less means more loads and stores of O (128:

@@ -14,13 +14,10 @@
 
 namespace fusion_attention::plan {
 
-// Query rows, heads of a group together, of one sequence that the decode kernel takes.
-inline constexpr std::int64_t kDecodeRows = 16;
-
-// The decode kernel knows no bias and no dropout.
+// Whether a sequence is for the decode kernel, which knows no bias and no dropout.
 inline bool is_short(const Problem& problem, const Sequence& sequence) {
   return problem.pass == Pass::forward && !problem.bias && !problem.dropout &&
-         sequence.rows * problem.group() <= kDecodeRows;
+         sequence.rows * problem.group() <= kernels::kDecodeRows;
 }
 
 struct Task {
