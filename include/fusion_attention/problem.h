@@ -7,6 +7,8 @@
 #include <string_view>
 #include <vector>
 
+#include "fusion_attention/cache.h"
+#include "fusion_attention/integer.h"
 #include "fusion_attention/mask.h"
 #include "fusion_attention/scores.h"
 #include "fusion_attention/tensor.h"
@@ -20,7 +22,9 @@ enum class Pass : std::uint8_t { forward, backward };
 struct Sequence {
   std::int64_t batch = 0;           // index on the batch axis of the views
   std::int64_t row = 0, rows = 0;   // first query row on the row axis, count
-  std::int64_t key = 0, keys = 0;   // first key on the row axis of key and value, count
+  std::int64_t key = 0, keys = 0;   // first key on the row axis of key and value, count (a prefix included)
+  std::int64_t prefix = 0;          // keys that come first, from the prefix of Problem::cache
+  std::int64_t page = 0;            // first entry of its table, where Problem::cache has pages
   std::int64_t row0 = 0, key0 = 0;  // global position of its first row and key, for shards
   Band band;
   Plane bias{};                 // where Problem::bias has its numbers
@@ -44,7 +48,8 @@ struct Statistics {
 };
 
 // Shapes: query [B, N, Tq, D], key [B, Nkv, Tk, D], value [B, Nkv, Tk, Dv], output [B, N, Tq, Dv];
-// N % Nkv == 0, query head n reads key/value head n / (N / Nkv). All of one dtype.
+// N % Nkv == 0, query head n reads key/value head n / (N / Nkv). All of one dtype, except: the output of int8
+// operands is fp16, or int8 as any output with output_scaling; key and value may be a Cache.
 // Rows and keys outside every sequence get zero output, zero gradients and statistics (-FLT_MAX, 1).
 struct Problem {
   Pass pass = Pass::forward;
@@ -61,6 +66,10 @@ struct Problem {
   Bias bias;
   Dropout dropout;
   Sink sink;
+  Cache cache;
+  bool half_scores = false;  // forward, fp16: Q·Kᵀ is rounded to fp16, saturating, before the scale
+  Integer integer;           // of int8 operands
+  OutputScaling output_scaling;
 
   std::int64_t group() const { return key.heads() == 0 ? 0 : query.heads() / key.heads(); }
 };

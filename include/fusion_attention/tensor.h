@@ -7,15 +7,26 @@
 
 namespace fusion_attention {
 
-enum class Dtype : std::uint8_t { float32, float16, bfloat16 };
+// int8: operands of the integer pipeline, its output, stored keys and values. int4: stored keys and values
+// only, two's complement, two in a byte, the even channel in the low half.
+enum class Dtype : std::uint8_t { float32, float16, bfloat16, int8, int4 };
 
 enum class Device : std::uint8_t { cpu };
 
-constexpr std::int64_t size_of(Dtype dtype) {
-  return dtype == Dtype::float32 ? 4 : 2;
+constexpr std::int64_t bits_of(Dtype dtype) {
+  constexpr std::int64_t kBits[] = {32, 16, 16, 8, 4};
+  return kBits[static_cast<int>(dtype)];
 }
 
-const char* name(Dtype dtype);  // "fp32", "fp16", "bf16"
+// Bytes of an element; 0 for int4, whose places are bytes_of an even number of elements.
+constexpr std::int64_t size_of(Dtype dtype) {
+  return bits_of(dtype) / 8;
+}
+constexpr std::int64_t bytes_of(Dtype dtype, std::int64_t elements) {
+  return elements * bits_of(dtype) / 8;
+}
+
+const char* name(Dtype dtype);  // "fp32", "fp16", "bf16", "int8", "int4"
 
 // Logical axes are always [batch, head, row, channel]; what the caller's layout string says is
 // settled before this struct exists. Strides count elements, may be 0 (broadcast) and are never

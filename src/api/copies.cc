@@ -5,6 +5,7 @@
 #include "base/half.h"
 #include "base/parallel.h"
 #include "fusion_attention/run.h"
+#include "problem/typed.h"
 
 namespace fusion_attention {
 namespace {
@@ -99,14 +100,7 @@ void split(const TensorView& joined, const TensorView& a, const TensorView& b) {
 }
 
 void convert(const float* from, std::int64_t count, Dtype dtype, void* to) {
-  switch (dtype) {
-    case Dtype::float16:
-      return convert_to<f16>(from, count, to);
-    case Dtype::bfloat16:
-      return convert_to<bf16>(from, count, to);
-    case Dtype::float32:
-      return convert_to<float>(from, count, to);
-  }
+  with_floating_type(dtype, [&](auto type) { convert_to<decltype(type)>(from, count, to); });
 }
 
 }  // namespace fusion_attention

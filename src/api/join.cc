@@ -9,6 +9,7 @@
 #include "base/math.h"
 #include "base/parallel.h"
 #include "fusion_attention/run.h"
+#include "problem/typed.h"
 
 namespace fusion_attention {
 namespace {
@@ -37,23 +38,11 @@ void join_row(std::int64_t channels, T* into, float& max, float& sum, const T* f
   max = top, sum = total;
 }
 
-template <class F>
-void with_type(Dtype dtype, const F& work) {
-  switch (dtype) {
-    case Dtype::float16:
-      return work(f16{});
-    case Dtype::bfloat16:
-      return work(bf16{});
-    case Dtype::float32:
-      return work(float{});
-  }
-}
-
 }  // namespace
 
 void join(const TensorView& output, const RowResults& into, const RowResults& from) {
   const std::int64_t heads = output.heads(), rows = output.rows(), channels = output.channels();
-  with_type(output.dtype, [&](auto type) {
+  with_floating_type(output.dtype, [&](auto type) {
     using T = decltype(type);
     T* to = static_cast<T*>(into.output);
     const T* other = static_cast<const T*>(from.output);
@@ -69,7 +58,7 @@ void join(const TensorView& output, const RowResults& into, const RowResults& fr
 }
 
 void add(Dtype dtype, std::int64_t count, void* into, const void* from) {
-  with_type(dtype, [&](auto type) {
+  with_floating_type(dtype, [&](auto type) {
     using T = decltype(type);
     T* to = static_cast<T*>(into);
     const T* other = static_cast<const T*>(from);

@@ -86,7 +86,7 @@ std::string unfit(const Row& row, Algorithm algorithm, Dtype dtype, const Reques
 // The choices of one thread, valid while the environment says what it said.
 struct Remembered {
   std::string kernel, cap;
-  const Row* rows[3][3] = {};
+  const Row* rows[3][5] = {};
 
   const Row*& at(Algorithm algorithm, Dtype dtype) {
     const auto refresh = [](std::string& held, const char* now) {

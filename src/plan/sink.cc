@@ -6,6 +6,7 @@
 #include "base/half.h"
 #include "base/parallel.h"
 #include "fusion_attention/run.h"
+#include "problem/typed.h"
 
 namespace fusion_attention::plan {
 namespace {
@@ -27,15 +28,7 @@ double delta(const Problem& p, const Sequence& s, std::int64_t head, std::int64_
 }
 
 double delta(const Problem& p, const Sequence& s, std::int64_t head, std::int64_t i) {
-  switch (p.query.dtype) {
-    case Dtype::float32:
-      return delta<float>(p, s, head, i);
-    case Dtype::float16:
-      return delta<f16>(p, s, head, i);
-    case Dtype::bfloat16:
-      return delta<bf16>(p, s, head, i);
-  }
-  return 0;
+  return with_floating_type(p.query.dtype, [&](auto type) { return delta<decltype(type)>(p, s, head, i); });
 }
 
 }  // namespace

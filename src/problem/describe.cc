@@ -4,7 +4,7 @@
 namespace fusion_attention {
 
 const char* name(Dtype dtype) {
-  constexpr const char* kNames[] = {"fp32", "fp16", "bf16"};
+  constexpr const char* kNames[] = {"fp32", "fp16", "bf16", "int8", "int4"};
   return kNames[static_cast<int>(dtype)];
 }
 

@@ -256,9 +256,20 @@ void check_statistics(const Problem& p) {
   if (!s.max != !s.sum) refuse("statistics", "one of max and sum", "both, or none in the forward");
 }
 
+void check_built(const Problem& p) {
+  const Dtype dtypes[] = {p.query.dtype, p.key.dtype, p.value.dtype, p.output.dtype};
+  const bool integer =
+      std::any_of(std::begin(dtypes), std::end(dtypes), [](Dtype d) { return d >= Dtype::int8; });
+  if (integer || p.cache.pages || p.cache.key_rope.data || p.cache.prefix_key.data || p.half_scores ||
+      p.output_scaling)
+    throw Error(ErrorKind::not_yet, "problem", "int8 operands, a cache or scaled results",
+                "floating point operands that are not cached");
+}
+
 }  // namespace
 
 void validate(const Problem& p) {
+  check_built(p);
   if (!std::isfinite(p.scale)) refuse("scale", std::to_string(p.scale), "a finite number");
   check_shapes(p);
   check_sequences(p);
