@@ -138,7 +138,8 @@ class ForwardRun {
   void attend(std::int64_t b, std::int64_t end) {
     const State& s = state(b);
     const Interval &top = s.visible[0], &bottom = s.visible[rows_of(b) - 1];
-    const bool everywhere = s.hidden[0] || shape_.dropout.on || shape_.bias.kind != BiasKind::none;
+    const bool everywhere =
+        s.hidden[0] || shape_.dropout.on || shape_.bias.kind != BiasKind::none || shape_.half_scores;
     const std::int64_t last = lesser(bottom.end, end);
     for (std::int64_t key = greater(chunk_, round_down(top.begin, kBlock)); key < last;) {
       const std::int64_t slice = (key - chunk_) / a_.blocking.round_trip;
@@ -165,7 +166,7 @@ class ForwardRun {
     std::int64_t key = 0;                 // first key
     int begin = 0;                        // first step of the block in the slice
     int index = 0;                        // this step in the slice
-    bool general = false;                 // some pair is hidden, or there is a bias or dropout
+    bool general = false;                 // needs the general hook
     bool last = false;                    // P of the slice is complete after it
     const std::uint32_t* kept = nullptr;  // its 32 words of dropout; null: none
   };
@@ -238,6 +239,7 @@ class ForwardRun {
             .begin = pending_.begin,
             .index = pending_.index,
             .columns = at_.columns,
+            .half_scores = shape_.half_scores,
             .bias = biased ? bias : nullptr,
             .kept = pending_.kept};
   }

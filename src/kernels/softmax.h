@@ -27,6 +27,14 @@ inline constexpr float kHeadroom = 8.0f;  // P ≤ 2^8: far from overflow in any
 inline constexpr float kNothing = -FLT_MAX;  // m of a row that has seen no key; ruling 4's maximum
 inline constexpr float kInfinity = __builtin_inff();
 
+// Q·Kᵀ as a half, saturating; NaN stays.
+template <class Arch>
+FA_INLINE typename Arch::vec half_score(typename Arch::vec x) {
+  const auto least = Arch::set(-65504.0f);
+  const auto above = Arch::max(least, x);
+  return Arch::round_fp16(Arch::sub(Arch::zero(), Arch::max(least, Arch::sub(Arch::zero(), above))));
+}
+
 // Keys [begin, end) of 32 that a row sees, as bits: bit j = key j.
 FA_INLINE std::uint32_t visible_bits(std::int64_t begin, std::int64_t end) {
   const std::int64_t b = clamp(begin, 0, 32), e = clamp(end, 0, 32);
@@ -210,10 +218,12 @@ struct SoftmaxStep {
   int begin;                            // first step of this block in the slice
   int index;                            // this step in the slice
   int columns;                          // C blocks of O
+  bool half_scores = false;             // with a general hook only
   const float* bias = nullptr;          // C block (bias.h); null: none
   const std::uint32_t* kept = nullptr;  // a word per row (dropout.h); null: all
 
-  // The hook of a step. General: some pair of the step is hidden, or there is a bias or dropout.
+  // The hook of a step. General: some pair of the step is hidden, there is a bias or dropout, or scores are
+  // rounded.
   template <bool General>
   struct Hook {
     const SoftmaxStep& step;
@@ -242,13 +252,17 @@ struct SoftmaxStep {
       return General ? Arch::select(mask, x, Arch::set(-kInfinity)) : x;
     };
     const bool biased = General && bias != nullptr;
-    const auto y = [&](int half) __attribute__((always_inline)) {
+    const auto score = [&](int half) __attribute__((always_inline)) {
       const vec x = Arch::load(row + half * 256);
+      return General && half_scores ? half_score<Arch>(x) : x;
+    };
+    const auto y = [&](int half) __attribute__((always_inline)) {
+      const vec x = score(half);
       return biased ? Arch::fma(x, factor, Arch::load(bias + arch::c_offset(r, half))) : Arch::mul(x, factor);
     };
     const vec m = Arch::set(state->m[r]);
     const auto relative = [&](int half) __attribute__((always_inline)) {
-      return shown(biased ? Arch::sub(y(half), m) : Arch::fms(Arch::load(row + half * 256), factor, m), half);
+      return shown(biased ? Arch::sub(y(half), m) : Arch::fms(score(half), factor, m), half);
     };
     vec x0 = relative(0), x1 = relative(1);
     if (Arch::greater(Arch::max(x0, x1), Arch::set(kHeadroom))) [[unlikely]] {
