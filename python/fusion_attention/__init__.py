@@ -19,6 +19,7 @@ from fusion_attention.ascend.switch import disable, enable
 
 if TYPE_CHECKING:
     from fusion_attention import _signatures
+    from fusion_attention.quantize import quantize_for_prompt
 
     npu_fusion_attention: _signatures.V1[Any]
     npu_fusion_attention_v2: _signatures.V2[Any]
@@ -43,6 +44,7 @@ __all__ = [
     "draw_mask",
     "enable",
     "explain",
+    "quantize_for_prompt",
     "set_thread_count",
     "strict",
     "thread_count",
@@ -113,6 +115,8 @@ def draw_mask(*args: Any, file: Any = None, sequence: int = 0, head: int = 0, **
 def __getattr__(name: str) -> Any:
     if name in _MODULES:
         return importlib.import_module(f"fusion_attention.{name}")
+    if name == "quantize_for_prompt":
+        return importlib.import_module("fusion_attention.quantize").quantize_for_prompt
     if name in _FUNCTIONS:
         function = globals()[name] = _dispatch(name)
         return function

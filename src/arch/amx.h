@@ -5,6 +5,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <type_traits>
 
 #include "arch/registers.h"  // Pace
 #include "arch/tile.h"
@@ -39,7 +40,7 @@ struct Amx : Vectors {
 
   template <class Format, bool Accumulate, int Columns, class Hook>
   FA_INLINE static void block(const Operands& o, float* c, Hook&& hook) {
-    if constexpr (Format::kUnitElements == 1)
+    if constexpr (Format::kUnitElements == 1)  // floats
       Vectors::template block<Format, Accumulate, Columns>(o, c, hook);
     else
       block_in_tiles<Format, Accumulate, Columns>(o, c, hook);
@@ -85,7 +86,7 @@ struct Amx : Vectors {
       for (int i = 0; i < Format::kPlanes; ++i)
         for (int j = 0; j < Format::kPlanes && i + j <= Format::kOrder; ++j)
           for (int strip = 0; strip < strips; ++strip) {
-            multiply<Columns>(strip, a + i * o.a_plane, b + j * o.b_plane);
+            multiply<Format, Columns>(strip, a + i * o.a_plane, b + j * o.b_plane);
             pace.step(hook);
           }
     c_tiles<Columns>(strips, [&]<int T>(int at) { Unit::template store<T>(c + at); });
@@ -101,22 +102,32 @@ struct Amx : Vectors {
     if constexpr (Columns == 2) visit.template operator()<kLowerRight>(c_offset(kTileRows, 1));
   }
 
+  template <class Format, int C, int A, int B>
+  FA_INLINE static void tiles() {
+    if constexpr (IntegerFormat<Format>) {
+      static_assert(std::is_same_v<Format, Bytes>);
+      Unit::template multiply_bytes<C, A, B>();
+    } else {
+      Unit::template multiply<C, A, B>();
+    }
+  }
+
   // One row of C tiles. B is read for the upper one and kept for the lower. It passes through once per block
   // of C, so its loads carry the streaming hint.
-  template <int Columns>
+  template <class Format, int Columns>
   FA_INLINE static void multiply(int strip, const std::byte* a, const std::byte* b) {
     if (strip == 0) {
       Unit::template load_stream<kLeftB>(b);
       Unit::template load<kUpperA>(a);
-      Unit::template multiply<kUpperLeft, kUpperA, kLeftB>();
+      tiles<Format, kUpperLeft, kUpperA, kLeftB>();
       if constexpr (Columns == 2) {
         Unit::template load_stream<kRightB>(b + kGroupBytes / 2);
-        Unit::template multiply<kUpperRight, kUpperA, kRightB>();
+        tiles<Format, kUpperRight, kUpperA, kRightB>();
       }
     } else {
       Unit::template load<kLowerA>(a + kTileRows * kLine);
-      Unit::template multiply<kLowerLeft, kLowerA, kLeftB>();
-      if constexpr (Columns == 2) Unit::template multiply<kLowerRight, kLowerA, kRightB>();
+      tiles<Format, kLowerLeft, kLowerA, kLeftB>();
+      if constexpr (Columns == 2) tiles<Format, kLowerRight, kLowerA, kRightB>();
     }
   }
 };
@@ -155,6 +166,10 @@ struct TileUnit {
   template <int C, int A, int B>
   FA_INLINE static void multiply() {
     asm volatile("tdpbf16ps %%tmm%c2, %%tmm%c1, %%tmm%c0" : : "i"(C), "i"(A), "i"(B));
+  }
+  template <int C, int A, int B>
+  FA_INLINE static void multiply_bytes() {
+    asm volatile("tdpbssd %%tmm%c2, %%tmm%c1, %%tmm%c0" : : "i"(C), "i"(A), "i"(B));
   }
 };
 

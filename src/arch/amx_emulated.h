@@ -76,6 +76,25 @@ struct EmulatedTileUnit {
     }
   }
 
+  // TDPBSSD: quads of int8 into int32.
+  template <int C, int A, int B>
+  FA_INLINE static void multiply_bytes() {
+    const int columns = state_.config.row_bytes[C] / 4, depth = state_.config.row_bytes[A] / 4;
+    for (int row = 0; row < state_.config.rows[C]; ++row) {
+      std::int32_t c[kLanes];
+      std::memcpy(c, state_.tile[C][row], sizeof c);
+      for (int unit = 0; unit < depth; ++unit) {
+        std::int8_t a[4], b[4 * kLanes];
+        std::memcpy(a, state_.tile[A][row] + 4 * unit, sizeof a);
+        std::memcpy(b, state_.tile[B][unit], sizeof b);
+        for (int column = 0; column < columns; ++column)
+          for (int i = 0; i < 4; ++i) c[column] += std::int32_t{a[i]} * b[4 * column + i];
+      }
+      std::memset(state_.tile[C][row], 0, kLine);
+      std::memcpy(state_.tile[C][row], c, state_.config.row_bytes[C]);
+    }
+  }
+
  private:
   static inline constinit thread_local TileState state_{};
 

@@ -5,6 +5,7 @@
 
 #include <cstdint>
 #include <cstring>
+#include <type_traits>
 
 #include "arch/philox.h"
 #include "arch/registers.h"
@@ -49,6 +50,15 @@ struct Avx2 {
   FA_INLINE static void store(bf16* p, vec a, int n) { store_halves(p, narrow_bf16(a), n); }
   FA_INLINE static void store(f16* p, vec a, int n) { store_halves(p, narrow_f16(a), n); }
 
+  FA_INLINE static void store(std::int8_t* p, vec a) {
+    const __m128i words = _mm_packs_epi32(whole(a.lo, 0), whole(a.lo, 1)),
+                  more = _mm_packs_epi32(whole(a.hi, 0), whole(a.hi, 1));
+    _mm_storeu_si128(reinterpret_cast<__m128i*>(p), _mm_packs_epi16(words, more));
+  }
+  FA_INLINE static vec from_int32(vec a) {
+    return {_mm256_cvtepi32_ps(_mm256_castps_si256(a.lo)), _mm256_cvtepi32_ps(_mm256_castps_si256(a.hi))};
+  }
+
   FA_INLINE static vec add(vec a, vec b) { return {_mm256_add_ps(a.lo, b.lo), _mm256_add_ps(a.hi, b.hi)}; }
   FA_INLINE static vec sub(vec a, vec b) { return {_mm256_sub_ps(a.lo, b.lo), _mm256_sub_ps(a.hi, b.hi)}; }
   FA_INLINE static vec mul(vec a, vec b) { return {_mm256_mul_ps(a.lo, b.lo), _mm256_mul_ps(a.hi, b.hi)}; }
@@ -63,6 +73,10 @@ struct Avx2 {
   template <int Degree>
   FA_INLINE static vec exp2(vec x) {
     return {exp2_half<Degree>(x.lo), exp2_half<Degree>(x.hi)};
+  }
+
+  FA_INLINE static vec power(vec p, vec k) {
+    return {_mm256_mul_ps(p.lo, power_half(k.lo)), _mm256_mul_ps(p.hi, power_half(k.hi))};
   }
 
   FA_INLINE static mask greater(vec a, vec b) {
@@ -129,8 +143,14 @@ struct Avx2 {
     }
     template <class Format>
     FA_INLINE static reg multiply(reg c, reg a, reg b) {
-      static_assert(Format::kUnitElements == 1, "bf16 units need a BF16 arch");
-      return _mm256_fmadd_ps(a, b, c);
+      if constexpr (std::is_same_v<Format, Words>) {
+        // VPMADDUBSW would take bytes, but saturates.
+        const __m256i product = _mm256_madd_epi16(_mm256_castps_si256(a), _mm256_castps_si256(b));
+        return _mm256_castsi256_ps(_mm256_add_epi32(_mm256_castps_si256(c), product));
+      } else {
+        static_assert(Format::kUnitElements == 1, "bf16 units need a BF16 arch");
+        return _mm256_fmadd_ps(a, b, c);
+      }
     }
   };
 
@@ -216,8 +236,17 @@ struct Avx2 {
     __m256 p = _mm256_set1_ps(kExp2<Degree>[Degree]);
 #pragma GCC unroll 8
     for (int k = Degree - 1; k >= 0; --k) p = _mm256_fmadd_ps(p, r, _mm256_set1_ps(kExp2<Degree>[k]));
+    return _mm256_mul_ps(p, power_half(whole));
+  }
+  FA_INLINE static __m256 power_half(__m256 whole) {
     const __m256i biased = _mm256_add_epi32(_mm256_cvttps_epi32(whole), _mm256_set1_epi32(127));
-    return _mm256_mul_ps(p, _mm256_castsi256_ps(_mm256_slli_epi32(biased, 23)));
+    return _mm256_castsi256_ps(_mm256_slli_epi32(biased, 23));
+  }
+
+  // One half of a as int32, to the nearest, at most 127: what saturates above would become INT_MIN.
+  FA_INLINE static __m128i whole(__m256 a, int half) {
+    const __m256i x = _mm256_cvtps_epi32(_mm256_min_ps(a, _mm256_set1_ps(127.0f)));
+    return half == 0 ? _mm256_castsi256_si128(x) : _mm256_extracti128_si256(x, 1);
   }
 
   FA_INLINE static void transpose_quadrant(__m256 (&r)[8]) {

@@ -5,6 +5,7 @@
 
 #include <cstdint>
 #include <cstring>
+#include <type_traits>
 
 #include "arch/philox.h"
 #include "arch/registers.h"
@@ -34,8 +35,16 @@ struct Zmm {
   }
   template <class Format>
   FA_INLINE static reg multiply(reg c, reg a, reg b) {
-    static_assert(Format::kUnitElements == 1, "bf16 units need Avx512Bf16");
-    return _mm512_fmadd_ps(a, b, c);
+    if constexpr (std::is_same_v<Format, RaisedBytes>) {
+      asm("vpdpbusd %2, %1, %0" : "+v"(c) : "v"(a), "v"(b));  // as text: has_vnni() is asked at run time
+      return c;
+    } else if constexpr (std::is_same_v<Format, Words>) {
+      const __m512i product = _mm512_madd_epi16(_mm512_castps_si512(a), _mm512_castps_si512(b));
+      return _mm512_castsi512_ps(_mm512_add_epi32(_mm512_castps_si512(c), product));
+    } else {
+      static_assert(Format::kUnitElements == 1, "bf16 units need Avx512Bf16");
+      return _mm512_fmadd_ps(a, b, c);
+    }
   }
 };
 
@@ -80,6 +89,13 @@ struct Avx512 {
   }
   FA_INLINE static void store(f16* p, vec a, int n) { _mm256_mask_storeu_epi16(p, first(n), narrow_f16(a)); }
 
+  // At most 127: what saturates above would become INT_MIN.
+  FA_INLINE static void store(std::int8_t* p, vec a) {
+    const __m512i whole = _mm512_cvtps_epi32(_mm512_min_ps(a, set(127.0f)));
+    _mm_storeu_si128(reinterpret_cast<__m128i*>(p), _mm512_cvtsepi32_epi8(whole));
+  }
+  FA_INLINE static vec from_int32(vec a) { return _mm512_cvtepi32_ps(_mm512_castps_si512(a)); }
+
   FA_INLINE static vec add(vec a, vec b) { return _mm512_add_ps(a, b); }
   FA_INLINE static vec sub(vec a, vec b) { return _mm512_sub_ps(a, b); }
   FA_INLINE static vec mul(vec a, vec b) { return _mm512_mul_ps(a, b); }
@@ -94,6 +110,7 @@ struct Avx512 {
   }
   // Takes every x, −inf and NaN included.
   FA_INLINE static vec scale(vec p, vec x) { return _mm512_scalef_ps(p, x); }
+  FA_INLINE static vec power(vec p, vec k) { return scale(p, k); }
   template <int Degree>
   FA_INLINE static vec exp2(vec x) {
     const vec r = fraction(x);

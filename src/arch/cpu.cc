@@ -90,7 +90,8 @@ IsaStatus detect(Isa isa) {
       break;
     case Isa::amx:
       if (!detected(Isa::avx512_bf16).usable) return missing("needs avx512_bf16");
-      if (!bit(seven.d, 24) || !bit(seven.d, 22)) return missing("CPUID lacks AMX_TILE or AMX_BF16");
+      if (!bit(seven.d, 24) || !bit(seven.d, 22) || !bit(seven.d, 25))
+        return missing("CPUID lacks AMX_TILE, AMX_BF16 or AMX_INT8");
       if ((state & kTileState) != kTileState)
         return missing("the operating system does not save tile registers");
       if (!request_tiles()) return missing("the operating system refused the tile registers");
@@ -149,6 +150,15 @@ bool executes(Isa isa) {
   return waitpid(child, &result, 0) == child && WIFEXITED(result) && WEXITSTATUS(result) == 0;
 #else
   return isa == Isa::scalar;
+#endif
+}
+
+bool has_vnni() {
+#if defined(__x86_64__)
+  static const bool has = bit(cpuid(7).c, 11);
+  return has;
+#else
+  return false;
 #endif
 }
 

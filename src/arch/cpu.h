@@ -27,6 +27,9 @@ IsaStatus status(Isa isa);
 // Whether one instruction of it runs here, tried in a child process. Slow; for tests and diagnosis.
 bool executes(Isa isa);
 
+// VPDPBUSD, which AVX-512 machines from Cascade Lake on have.
+bool has_vnni();
+
 std::string cpu_name();
 
 }  // namespace fusion_attention::arch

@@ -64,6 +64,17 @@ struct Scalar {
     for (int i = 0; i < n; ++i) p[i] = from_float<T>(a.lane[i]);
   }
 
+  FA_INLINE static void store(std::int8_t* p, vec a) {
+    constexpr float kWhole = 0x1.8p23f;  // plus and minus it: ulp 1
+    for (int i = 0; i < kLanes; ++i) {
+      const float x = a.lane[i] < -128.0f ? -128.0f : a.lane[i] > 127.0f ? 127.0f : a.lane[i];
+      p[i] = static_cast<std::int8_t>(x + kWhole - kWhole);
+    }
+  }
+  FA_INLINE static vec from_int32(vec a) {
+    return each([&](int i) { return static_cast<float>(std::bit_cast<std::int32_t>(a.lane[i])); });
+  }
+
   FA_INLINE static vec add(vec a, vec b) {
     return each([&](int i) { return a.lane[i] + b.lane[i]; });
   }
@@ -97,6 +108,13 @@ struct Scalar {
       for (int k = Degree - 1; k >= 0; --k) p = p * r + kExp2<Degree>[k];
       const auto power = static_cast<std::uint32_t>(static_cast<int>(whole) + 127) << 23;
       return p * std::bit_cast<float>(power);
+    });
+  }
+
+  FA_INLINE static vec power(vec p, vec k) {
+    return each([&](int i) {
+      const auto biased = static_cast<std::uint32_t>(static_cast<int>(k.lane[i]) + 127);
+      return p.lane[i] * std::bit_cast<float>(biased << 23);
     });
   }
 
@@ -196,10 +214,22 @@ struct Scalar {
   FA_INLINE static void end() {}
 
  private:
-  // c + one unit of A times one line of B; of a pair, the odd element first, each step rounded: VDPBF16PS.
+  // c + one unit of A times one line of B; of a bf16 pair, the odd element first, each step rounded:
+  // VDPBF16PS.
   template <class Format>
   FA_INLINE static vec multiply_unit(vec c, const std::byte* a, const std::byte* b) {
-    if constexpr (Format::kUnitElements == 1) {
+    if constexpr (IntegerFormat<Format>) {
+      constexpr int kCount = Format::kUnitElements;
+      typename Format::A x[kCount];
+      typename Format::B y[kCount * kLanes];
+      std::memcpy(x, a, 4);
+      std::memcpy(y, b, kLine);
+      return each([&](int i) {
+        std::int32_t sum = std::bit_cast<std::int32_t>(c.lane[i]);
+        for (int e = 0; e < kCount; ++e) sum += std::int32_t{x[e]} * y[kCount * i + e];
+        return std::bit_cast<float>(sum);
+      });
+    } else if constexpr (Format::kUnitElements == 1) {
       float x;
       std::memcpy(&x, a, 4);
       return fma(set(x), load(reinterpret_cast<const float*>(b)), c);

@@ -47,6 +47,28 @@ struct Bf16Planes {
 };
 using Bf16 = Bf16Planes<1>;
 
+// Integers: C holds int32 in the place of floats, and every product is exact. An arch takes one of them.
+struct Words {  // pairs of int16
+  using A = std::int16_t;
+  using B = std::int16_t;
+  static constexpr int kUnitElements = 2, kPlanes = 1, kOrder = 0;
+  static constexpr int kRaise = 0;  // added to every value of A
+};
+struct Bytes {  // quads of int8
+  using A = std::int8_t;
+  using B = std::int8_t;
+  static constexpr int kUnitElements = 4, kPlanes = 1, kOrder = 0;
+  static constexpr int kRaise = 0;
+};
+struct RaisedBytes {  // quads, A unsigned: C is too large by kRaise times the sum of a column of B
+  using A = std::uint8_t;
+  using B = std::int8_t;
+  static constexpr int kUnitElements = 4, kPlanes = 1, kOrder = 0;
+  static constexpr int kRaise = 128;
+};
+template <class Format>
+concept IntegerFormat = requires { Format::kRaise; };
+
 template <class Format>
 constexpr int kGroupElements = kGroupUnits * Format::kUnitElements;
 
@@ -79,11 +101,14 @@ concept InPieces = requires(Hook& hook) { hook.start(0).piece(0); };
 //   zero() set(float)
 //   load(const T*) load(const T*, n)            T = float, bf16, f16; n lanes, the rest 0 and not touched
 //   store(T*, vec) store(T*, vec, n)            rounds to nearest even
+//   store(int8_t*, vec)                         to the nearest integer, ties to even, saturating; no NaN
+//   from_int32(vec)                             lanes are the bits of an int32: rounded to nearest even
 //   add sub mul max(vec, vec)                   max(a, b): b where either is NaN
 //   fma(a, b, c) = a·b + c    fms(a, b, c) = a·b − c
 //   sqrt(vec)                                   correctly rounded; x >= 0
 //   exp2<Degree>(vec)                           x <= 127; 0 for −inf, NaN for NaN. Under FloatMode 0 for
 //                                               x < -126, elsewhere perhaps the denormal
+//   power(p, k)                                 p·2^k, k integral, −126 … 127
 //   fraction(x) scale(p, x)                     optional, where one instruction does it: x − floor x and
 //                                               p·2^floor x, to compute exp2 step by step
 //   greater(a, b) -> mask                       false for NaN

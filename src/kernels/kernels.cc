@@ -5,6 +5,7 @@ namespace fusion_attention::kernels {
 using forward_row = Forward;
 using decode_row = Forward;
 using backward_row = Backward;
+using integer_row = Forward;
 
 #define FA_ROW(algorithm, arch, element, dtype) extern const algorithm##_row algorithm##_##arch##_##element;
 #include "kernels/kernels.def"

@@ -96,6 +96,7 @@ struct ForwardArgs {
   Operand query, key, value, output;
   StatisticsPlane statistics;
   OutputScale output_scale;
+  Integer integer;  // of the integer rows
   Blocking blocking;
 };
 
@@ -167,6 +168,7 @@ enum class Algorithm : std::uint8_t {
   forward,  // packed blocks; any number of rows
   decode,   // unpacked rows, group × rows <= kDecodeRows; same contract as forward
   backward,
+  integer,  // forward of int8 operands; no splits over keys
 };
 
 struct Row {
@@ -174,7 +176,7 @@ struct Row {
   Algorithm algorithm;
   const char* arch;  // "scalar", "avx2", "avx512", "avx512_bf16", "amx", "amx_emulated"
   Dtype dtype;
-  const Forward* forward;    // for forward and decode
+  const Forward* forward;    // for all but backward
   const Backward* backward;  // for backward
 };
 

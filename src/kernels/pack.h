@@ -84,7 +84,15 @@ FA_INLINE typename Arch::vec take_plane(typename Arch::vec& x) {
 // The 64-byte line of one row and one group, in every plane: `n` elements from p on.
 template <class Arch, class Format, class T>
 FA_INLINE void pack_line(const T* p, std::int64_t n, std::byte* out, std::size_t plane) {
-  if constexpr (Format::kUnitElements == 1) {
+  if constexpr (arch::IntegerFormat<Format>) {  // not raised
+    auto* to = reinterpret_cast<typename Format::B*>(out);
+    if (n >= kGroupElements<Format>) {
+      for (int i = 0; i < kGroupElements<Format>; ++i) to[i] = p[i];
+    } else {
+      std::memset(out, 0, kLine);
+      for (int i = 0; i < n; ++i) to[i] = p[i];
+    }
+  } else if constexpr (Format::kUnitElements == 1) {
     Arch::store(reinterpret_cast<float*>(out), load_some<Arch>(p, n));
   } else {
     auto low = load_some<Arch>(p, n), high = load_some<Arch>(p + kLanes, n - kLanes);

@@ -33,7 +33,7 @@ double rate_of(const Row& row) {
 constexpr double kClearly = 0.9;
 
 const char* name(Algorithm algorithm) {
-  constexpr const char* kNames[] = {"forward", "decode", "backward"};
+  constexpr const char* kNames[] = {"forward", "decode", "backward", "integer"};
   return kNames[static_cast<int>(algorithm)];
 }
 
@@ -86,7 +86,7 @@ std::string unfit(const Row& row, Algorithm algorithm, Dtype dtype, const Reques
 // The choices of one thread, valid while the environment says what it said.
 struct Remembered {
   std::string kernel, cap;
-  const Row* rows[3][5] = {};
+  const Row* rows[4][5] = {};
 
   const Row*& at(Algorithm algorithm, Dtype dtype) {
     const auto refresh = [](std::string& held, const char* now) {

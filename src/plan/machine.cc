@@ -26,10 +26,12 @@ struct MachineRow {
 // round_trip  P of one round trip is 32 KiB of 4-byte units; less means more loads and stores of O (128:
 //             −1 %). The tile unit stores C at the cost of 16 multiplications: 256 keys amortise them.
 // splits      the most that one head is cut into: 16 tasks where a problem has a single one.
+// integer     takes its keys from its definition and no splits; only the rows are a choice.
 constexpr MachineRow kTable[] = {
     {"amx", Algorithm::forward, {.rows = 1024, .keys = 1024, .round_trip = 256, .splits = 16}},
     {"", Algorithm::forward, {.rows = 512, .keys = 512, .round_trip = 256, .splits = 16}},
     {"", Algorithm::decode, {.rows = 16, .keys = 1024, .round_trip = 256, .splits = 16}},
+    {"", Algorithm::integer, {.rows = 512, .keys = 1024, .round_trip = 1024, .splits = 1}},
     {"", Algorithm::backward, {.rows = 256, .keys = 128, .round_trip = 128, .splits = 16}},
 };
 
@@ -37,7 +39,11 @@ constexpr MachineRow kTable[] = {
 
 Blocking blocking_for(const kernels::Row& row, std::int64_t depth, std::int64_t value_depth) {
   if (const char* machine = environment("FUSION_ATTENTION_MACHINE")) {
-    if (std::strcmp(machine, "tiny") == 0) return kTiny;
+    if (std::strcmp(machine, "tiny") == 0) {
+      Blocking tiny = kTiny;
+      if (row.algorithm == Algorithm::integer) tiny.splits = 1;
+      return tiny;
+    }
     warn_ignored("FUSION_ATTENTION_MACHINE", machine, "tiny");
   }
   for (const MachineRow& entry : kTable) {

@@ -119,6 +119,7 @@ namespace {
 
 kernels::Algorithm algorithm_of(const Problem& problem) {
   if (problem.pass == Pass::backward) return kernels::Algorithm::backward;
+  if (problem.query.dtype == Dtype::int8) return kernels::Algorithm::integer;
   for (const Sequence& s : problem.sequences)
     if (!is_short(problem, s)) return kernels::Algorithm::forward;
   return kernels::Algorithm::decode;

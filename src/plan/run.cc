@@ -154,6 +154,7 @@ class Execution {
             .output = operand(problem_.output, s, s.row),
             .statistics = statistics(problem_, s, rows_before_[static_cast<std::size_t>(index)]),
             .output_scale = output_scale(problem_),
+            .integer = problem_.integer,
             .blocking = &kernel_of(index) == state_.row ? state_.blocking : state_.decode_blocking};
   }
 

@@ -14,10 +14,10 @@
 
 namespace fusion_attention::plan {
 
-// Whether a sequence is for the decode kernel, which knows no bias and no dropout.
+// Whether a sequence is for the decode kernel, which knows no bias, no dropout and no int8 operands.
 inline bool is_short(const Problem& problem, const Sequence& sequence) {
-  return problem.pass == Pass::forward && !problem.bias && !problem.dropout &&
-         sequence.rows * problem.group() <= kernels::kDecodeRows;
+  return problem.pass == Pass::forward && problem.query.dtype != Dtype::int8 && !problem.bias &&
+         !problem.dropout && sequence.rows * problem.group() <= kernels::kDecodeRows;
 }
 
 struct Task {

@@ -20,4 +20,7 @@ inline constexpr std::int64_t kMost = std::int64_t{1} << 62;
 // The rejections of bias, dropout and sink. Expects shapes and sequences that have been checked.
 void check_scores(const Problem& problem);
 
+// Those of int8 operands: what they do not go with. Does nothing for others.
+void check_integer(const Problem& problem);
+
 }  // namespace fusion_attention

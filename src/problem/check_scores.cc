@@ -58,7 +58,10 @@ void check_bias_reach(const Problem& p, const Sequence& s) {
 void check_bias(const Problem& p) {
   const Bias& bias = p.bias;
   const bool dense = bias.kind == BiasKind::dense;
-  if (bias.dtype != Dtype::float32 && (!dense || bias.dtype != p.query.dtype))
+  const bool integer = p.query.dtype == Dtype::int8;
+  if (integer && bias.dtype != Dtype::float16)
+    refuse("bias", std::string("dtype ") + name(bias.dtype), "fp16 for int8 operands");
+  if (!integer && bias.dtype != Dtype::float32 && (!dense || bias.dtype != p.query.dtype))
     refuse("bias", std::string("dtype ") + name(bias.dtype),
            dense ? std::string("fp32 or query's, ") + name(p.query.dtype) : "fp32 for slopes");
   if (bias.elements < 0 || bias.elements > kMost / 8)

@@ -30,7 +30,8 @@ Problem dense_problem(Pass pass, Dtype dtype, std::int64_t batches, std::int64_t
   problem.query = contiguous(dtype, batches, heads, rows, depth);
   problem.key = contiguous(dtype, batches, kv_heads, keys, depth);
   problem.value = contiguous(dtype, batches, kv_heads, keys, value_depth);
-  problem.output = contiguous(dtype, batches, heads, rows, value_depth);
+  problem.output =
+      contiguous(dtype == Dtype::int8 ? Dtype::float16 : dtype, batches, heads, rows, value_depth);
   if (pass == Pass::backward) {
     problem.output_gradient = problem.output;
     problem.query_gradient = problem.query;

@@ -16,14 +16,16 @@
 namespace fusion_attention {
 namespace {
 
-constexpr Dtype kDtypes[] = {Dtype::float32, Dtype::float16, Dtype::bfloat16};
+constexpr Dtype kDtypes[] = {Dtype::float32, Dtype::float16, Dtype::bfloat16, Dtype::int8};
 constexpr char kAxes[] = "bnqk";
 constexpr const char* kKinds[] = {"none", "dense", "distance", "root_distance"};  // BiasKind
 constexpr char kBias[] = "bias(dense|distance|root_distance[,axes][,dtype][,before][,last=n][,shift=n[:n…]])";
+constexpr char kInteger[] = "integer(score_scale,weight_scale,value_scale)";
 constexpr char kScaled[] = "scaled(count[,offset])";
 constexpr char kDropout[] = "dropout(keep=number,bits) or dropout(keep=number,seed=n,offset=n)";
 
-std::string number(double value) {
+template <class T>
+std::string number(T value) {
   char buffer[32];
   return std::string(buffer, std::to_chars(buffer, buffer + sizeof buffer, value).ptr);
 }
@@ -148,6 +150,7 @@ struct Line {
   bool bits = false, sink = false, half_scores = false;
   std::int64_t scaled = 0;  // numbers of output_scaling: 0 for none
   bool scaled_offset = false;
+  Integer integer;
 };
 
 void read_sequences(Reader& reader, Line& line) {
@@ -206,6 +209,15 @@ void read_dropout(Reader& reader, Line& line) {
   if (!reader.skip(")")) malformed(reader.word(), kDropout);
 }
 
+void read_integer(Reader& reader, Line& line) {
+  line.integer.score_scale = reader.take<float>(kInteger);
+  if (!reader.skip(",")) malformed(reader.word(), kInteger);
+  line.integer.weight_scale = reader.take<float>(kInteger);
+  if (!reader.skip(",")) malformed(reader.word(), kInteger);
+  line.integer.value_scale = reader.take<float>(kInteger);
+  if (!reader.skip(")")) malformed(reader.word(), kInteger);
+}
+
 void read_scaled(Reader& reader, Line& line) {
   line.scaled = reader.take<std::int64_t>(kScaled);
   line.scaled_offset = reader.skip(",offset");
@@ -243,6 +255,8 @@ void read_word(std::string_view word, Line& line) {
     read_dropout(reader, line);
   } else if (reader.skip("scaled(")) {
     read_scaled(reader, line);
+  } else if (reader.skip("integer(")) {
+    read_integer(reader, line);
   } else if (reader.skip("halves")) {
     line.half_scores = true;
   } else if (reader.skip("sink")) {
@@ -260,10 +274,10 @@ void read_word(std::string_view word, Line& line) {
     line.depth = line.value_depth = reader.take<std::int64_t>(kCount);
     if (reader.skip("/")) line.value_depth = reader.take<std::int64_t>(kCount);
   } else {
-    malformed(
-        word,
-        "fwd|bwd, fp32|fp16|bf16, b, h, q, k, d, scale=, band(), seqs(), overlay(), bias(), dropout(), sink, "
-        "halves, scaled()");
+    malformed(word,
+              "fwd|bwd, fp32|fp16|bf16|int8, b, h, q, k, d, scale=, band(), seqs(), overlay(), bias(), "
+              "dropout(), sink, "
+              "halves, integer(), scaled()");
   }
   if (!reader.done()) malformed(word, "nothing after the value");
 }
@@ -324,6 +338,7 @@ void describe_scores(const Line& line, Problem& p) {
 }
 
 void describe_results(const Line& line, Problem& p) {
+  p.integer = line.integer;
   if (line.scaled == 0) return;
   p.output.dtype = Dtype::int8;
   p.output_scaling.scale = reinterpret_cast<const float*>(kDescribed);
@@ -360,6 +375,9 @@ std::string text(const Problem& p) {
   if (p.dropout) out << dropout_text(p.dropout);
   if (p.sink) out << " sink";
   if (p.half_scores) out << " halves";
+  if (p.query.dtype == Dtype::int8)
+    out << " integer(" << number(p.integer.score_scale) << "," << number(p.integer.weight_scale) << ","
+        << number(p.integer.value_scale) << ")";
   if (p.output_scaling)
     out << " scaled(" << p.output_scaling.channels << (p.output_scaling.offset ? ",offset)" : ")");
   return out.str();
@@ -373,7 +391,7 @@ Problem parse(std::string_view text) {
     if (!word.empty()) read_word(word, line);
     text.remove_prefix(space == std::string_view::npos ? text.size() : space + 1);
   }
-  if (!line.pass || !line.dtype) malformed(text, "a line with fwd|bwd and fp32|fp16|bf16");
+  if (!line.pass || !line.dtype) malformed(text, "a line with fwd|bwd and fp32|fp16|bf16|int8");
   check_sizes(line);
   Problem p = dense_problem(*line.pass, *line.dtype, line.batches, line.heads, line.kv_heads, line.rows,
                             line.keys, line.depth, line.value_depth, line.scale, line.band);

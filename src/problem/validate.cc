@@ -71,7 +71,9 @@ void check_shapes(const Problem& p) {
   if (v.channels() == 0) refuse("value", "D = 0", "D of at least 1");
   check_shape("value", v, {k.batches(), k.heads(), k.rows(), v.channels()}, q.dtype);
   check_shape("output", p.output, {q.batches(), q.heads(), q.rows(), v.channels()},
-              p.output_scaling ? Dtype::int8 : q.dtype);
+              p.output_scaling         ? Dtype::int8
+              : q.dtype == Dtype::int8 ? Dtype::float16
+                                       : q.dtype);
   if (p.pass == Pass::forward) return;
   check_shape("output_gradient", p.output_gradient, p.output.shape, q.dtype);
   check_shape("query_gradient", p.query_gradient, q.shape, q.dtype);
@@ -275,12 +277,11 @@ void check_results(const Problem& p) {
 }
 
 void check_built(const Problem& p) {
-  const Dtype dtypes[] = {p.query.dtype, p.key.dtype, p.value.dtype};
-  const bool integer =
-      std::any_of(std::begin(dtypes), std::end(dtypes), [](Dtype d) { return d >= Dtype::int8; });
-  if (integer || p.cache.pages || p.cache.key_rope.data || p.cache.prefix_key.data)
-    throw Error(ErrorKind::not_yet, "problem", "int8 operands or a cache",
-                "floating point operands that are not cached");
+  const bool stored =
+      p.query.dtype < Dtype::int8 && (p.key.dtype >= Dtype::int8 || p.value.dtype >= Dtype::int8);
+  if (stored || p.query.dtype == Dtype::int4 || p.cache.pages || p.cache.key_rope.data ||
+      p.cache.prefix_key.data)
+    throw Error(ErrorKind::not_yet, "problem", "a cache", "operands that are not cached");
 }
 
 }  // namespace
@@ -288,6 +289,7 @@ void check_built(const Problem& p) {
 void validate(const Problem& p) {
   check_built(p);
   if (!std::isfinite(p.scale)) refuse("scale", std::to_string(p.scale), "a finite number");
+  check_integer(p);
   check_shapes(p);
   check_sequences(p);
   check_statistics(p);

@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "ref/exact.h"
+#include "ref/integer.h"
 #include "ref/scores.h"
 
 namespace fusion_attention::ref {
@@ -32,6 +33,14 @@ double quantised(const Problem& p, std::int64_t n, std::int64_t c, double y) {
   float x = half(half(y) * half(scaling.scale[place]));
   if (scaling.offset) x = half(x + half(scaling.offset[place]));
   return std::isnan(x) ? 0 : std::fmax(-128, std::fmin(127, std::nearbyint(x)));
+}
+
+void write_statistics(const Problem& p, std::int64_t place, double max, double sum) {
+  if (!p.statistics.max) return;
+  for (std::int64_t copy = 0; copy < p.statistics.copies; ++copy) {
+    p.statistics.max[place + copy] = static_cast<float>(max);
+    p.statistics.sum[place + copy] = static_cast<float>(sum);
+  }
 }
 
 struct Seen {
@@ -67,12 +76,18 @@ void forward_row(const Problem& p, const Sequence& s, std::int64_t before, std::
     write(p.output, s.batch, n, s.row + i, c, p.output_scaling ? quantised(p, n, c, out) : out);
   }
   // 4. Statistics.
-  if (!p.statistics.max) return;
-  const std::int64_t place = statistics_place(p, s, before, n, i);
-  for (std::int64_t copy = 0; copy < p.statistics.copies; ++copy) {
-    p.statistics.max[place + copy] = static_cast<float>(maximum);
-    p.statistics.sum[place + copy] = static_cast<float>(sum);
+  write_statistics(p, statistics_place(p, s, before, n, i), maximum, sum);
+}
+
+void forward_integer_row(const Problem& p, const Sequence& s, std::int64_t before, std::int64_t n,
+                         std::int64_t i) {
+  const IntegerRow row = integer_row(p, s, n, i);
+  if (row.nothing) return;
+  for (std::int64_t c = 0; c < p.value.channels(); ++c) {
+    const double out = row.out[static_cast<std::size_t>(c)];
+    write(p.output, s.batch, n, s.row + i, c, p.output_scaling ? quantised(p, n, c, out) : out);
   }
+  write_statistics(p, statistics_place(p, s, before, n, i), row.max, row.sum);
 }
 
 }  // namespace
@@ -82,7 +97,9 @@ void forward(const Problem& p) {
   std::int64_t before = 0;
   for (const Sequence& s : p.sequences) {
     for (std::int64_t n = 0; n < p.query.heads(); ++n)
-      for (std::int64_t i = 0; i < s.rows; ++i) forward_row(p, s, before, n, i);
+      for (std::int64_t i = 0; i < s.rows; ++i)
+        p.query.dtype == Dtype::int8 ? forward_integer_row(p, s, before, n, i)
+                                     : forward_row(p, s, before, n, i);
     before += s.rows;
   }
 }

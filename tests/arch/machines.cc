@@ -10,8 +10,8 @@
 
 namespace fusion_attention::arch {
 
-constinit const VerbTable verbs_scalar = verb_table<Scalar, true, 3>();
-static constinit const VerbTable verbs_amx_emulated = verb_table<AmxEmulated, true, 3>();
+constinit const VerbTable verbs_scalar = verb_table<Scalar, true, 3, Words, Bytes, RaisedBytes>();
+static constinit const VerbTable verbs_amx_emulated = verb_table<AmxEmulated, true, 3, Bytes>();
 
 #if FA_HAVE_AVX2
 extern const VerbTable verbs_avx2;

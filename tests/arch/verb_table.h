@@ -4,13 +4,16 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <type_traits>
 
 #include "arch/tile.h"
 #include "base/half.h"
+#include "kernels/exp_half.h"
 
 namespace fusion_attention::arch {
 
 enum BlockFormat { kFp32, kPlanes1, kPlanes2, kPlanes3, kBlockFormats };
+enum IntegerBlock { kWords, kBytes, kRaisedBytes, kIntegerBlocks };
 
 struct VerbTable {
   using Unary = void (*)(const float* a, float* r);
@@ -36,6 +39,9 @@ struct VerbTable {
   Unary sqrt, exp2_3, exp2_5;
   std::uint16_t (*greater)(const float* a, const float* b);
   std::uint16_t (*unordered)(const float* a);
+  Unary from_int32, exp_half;
+  Binary power;
+  void (*store_int8)(std::int8_t* p, const float* a);
   void (*select)(std::uint16_t m, const float* a, const float* b, float* r);
   std::uint16_t (*bytes)(const std::uint8_t* p, int n);
   float (*reduce_max)(const float* a);
@@ -47,6 +53,7 @@ struct VerbTable {
   void (*philox)(const std::uint64_t (&counter)[kLanes], std::uint64_t high, std::uint64_t seed,
                  std::uint32_t threshold, std::uint16_t (&kept)[4]);
   Block block[kBlockFormats][2][2];  // [format][accumulate][columns - 1]; null where the arch has none
+  Block integers[kIntegerBlocks][2][2];
   void (*begin)();
   void (*end)();
 };
@@ -78,7 +85,12 @@ constexpr void set_blocks(VerbTable::Block (&block)[2][2]) {
   block[1][1] = block_verb<Arch, Format, true, 2>;
 }
 
-template <class Arch, bool TakesFp32, int MostPlanes>
+template <class Format>
+inline constexpr IntegerBlock kIntegerBlock = std::is_same_v<Format, Words>   ? kWords
+                                              : std::is_same_v<Format, Bytes> ? kBytes
+                                                                              : kRaisedBytes;
+
+template <class Arch, bool TakesFp32, int MostPlanes, class... Integers>
 constexpr VerbTable verb_table() {
   VerbTable t = {
       Arch::kName,
@@ -111,6 +123,12 @@ constexpr VerbTable verb_table() {
         return Arch::greater(Arch::load(a), Arch::load(b));
       },
       [](const float* a) -> std::uint16_t { return Arch::unordered(Arch::load(a)); },
+      [](const float* a, float* r) { Arch::store(r, Arch::from_int32(Arch::load(a))); },
+      [](const float* a, float* r) { Arch::store(r, kernels::exp_half<Arch>(Arch::load(a))); },
+      [](const float* a, const float* b, float* r) {
+        Arch::store(r, Arch::power(Arch::load(a), Arch::load(b)));
+      },
+      [](std::int8_t* p, const float* a) { Arch::store(p, Arch::load(a)); },
       [](std::uint16_t m, const float* a, const float* b, float* r) {
         Arch::store(r, Arch::select(m, Arch::load(a), Arch::load(b)));
       },
@@ -134,6 +152,7 @@ constexpr VerbTable verb_table() {
          std::uint32_t threshold,
          std::uint16_t(&kept)[4]) { Arch::philox(counter, high, seed, threshold, kept); },
       {},
+      {},
       [] { Arch::begin(); },
       [] { Arch::end(); },
   };
@@ -141,6 +160,7 @@ constexpr VerbTable verb_table() {
   if constexpr (MostPlanes >= 1) set_blocks<Arch, Bf16Planes<1>>(t.block[kPlanes1]);
   if constexpr (MostPlanes >= 2) set_blocks<Arch, Bf16Planes<2>>(t.block[kPlanes2]);
   if constexpr (MostPlanes >= 3) set_blocks<Arch, Bf16Planes<3>>(t.block[kPlanes3]);
+  (set_blocks<Arch, Integers>(t.integers[kIntegerBlock<Integers>]), ...);
   return t;
 }
 

@@ -129,6 +129,51 @@ TEST_P(Verbs, PhiloxIsThatOfEachCounter) {
   }
 }
 
+// Any int32, and those whose rounding to 24 bits is a tie.
+TEST_P(Verbs, FromInt32) {
+  for (int round = 0; round < kRounds; ++round) {
+    Lanes a, got;
+    std::int32_t whole[kLanes];
+    for (int i = 0; i < kLanes; ++i) {
+      const auto any = static_cast<std::int32_t>(random_());
+      whole[i] = round % 2 ? any >> (any & 15) : (any | 1) << 6 & ~63;
+      a[i] = std::bit_cast<float>(whole[i]);
+    }
+    verbs().from_int32(a, got);
+    for (int i = 0; i < kLanes; ++i)
+      EXPECT_TRUE(same(got[i], static_cast<float>(whole[i]))) << testing::seed_line();
+  }
+}
+
+TEST_P(Verbs, Power) {
+  for (int k = -126; k <= 127; ++k) {
+    Lanes p, by, got;
+    for (int i = 0; i < kLanes; ++i)
+      p[i] = (random_() % 2 ? 1.0f : -1.0f) * (1 + static_cast<float>(random_() % 1000) / 1000),
+      by[i] = static_cast<float>(k);
+    verbs().power(p, by, got);
+    for (int i = 0; i < kLanes; ++i) EXPECT_TRUE(same(got[i], std::ldexp(p[i], k))) << p[i] << " and " << k;
+  }
+}
+
+// Every half but NaN, and what lies between integers.
+TEST_P(Verbs, StoreInt8) {
+  for (std::uint32_t u = 0; u < 0x10000; u += kLanes) {
+    if ((u & 0x7c00u) == 0x7c00u && (u & 0x3ffu) != 0) continue;
+    Lanes a;
+    std::int8_t got[kLanes + 1];
+    got[kLanes] = 0x55;
+    for (int i = 0; i < kLanes; ++i) {
+      a[i] = to_float(f16{static_cast<std::uint16_t>(u + i)});
+      if (std::isnan(a[i])) a[i] = i % 2 ? 3e9f : -3e9f;
+    }
+    verbs().store_int8(got, a);
+    for (int i = 0; i < kLanes; ++i)
+      ASSERT_EQ(got[i], std::nearbyint(std::fmax(-128.0f, std::fmin(127.0f, a[i])))) << a[i];
+    ASSERT_EQ(got[kLanes], 0x55);
+  }
+}
+
 TEST_P(Verbs, FusedOrNot) {
   for (int round = 0; round < kRounds; ++round) {
     const Lanes a = lanes(), b = lanes(), c = lanes();
@@ -300,6 +345,25 @@ TEST_P(Verbs, RoundFp16) {
     for (int i = 0; i < kLanes; ++i)
       EXPECT_TRUE(same(got[i], to_float(from_float<f16>(a[i])))) << a[i] << ", " << testing::seed_line();
   }
+}
+
+// Made of verbs, and the same in every arch: correctly rounded at every half ≤ 0 and at −∞.
+TEST_P(Verbs, ExpHalf) {
+  const FloatMode flush;
+  int nonzero = 0;
+  for (std::uint32_t u = 0x8000; u <= 0xfc00; u += kLanes) {
+    Lanes d, got;
+    for (std::uint32_t i = 0; i < kLanes; ++i)
+      d[i] = to_float(f16{static_cast<std::uint16_t>(u + i <= 0xfc00 ? u + i : 0)});
+    verbs().exp_half(d, got);
+    for (int i = 0; i < kLanes; ++i) {
+      const double exact = std::exp(double{d[i]}),
+                   ulp = std::ldexp(1.0, std::max(exact > 0 ? std::ilogb(exact) : -14, -14) - 10);
+      ASSERT_EQ(got[i], std::nearbyint(exact / ulp) * ulp) << d[i];
+      nonzero += got[i] != 0;
+    }
+  }
+  EXPECT_GT(nonzero, 19000);
 }
 
 // The polynomial's relative error (minimax, as printed in the design notes) plus the rounding of Degree

@@ -5,6 +5,6 @@
 namespace fusion_attention::arch {
 
 extern const VerbTable verbs_amx;
-constinit const VerbTable verbs_amx = verb_table<Amx<TileUnit, Avx512Bf16>, true, 3>();
+constinit const VerbTable verbs_amx = verb_table<Amx<TileUnit, Avx512Bf16>, true, 3, Bytes>();
 
 }  // namespace fusion_attention::arch
