@@ -29,10 +29,10 @@ class QuantizationError(NamedTuple):
 
 
 class PromptQuantization(NamedTuple):
-    """What quantize_for_prompt gives: arguments of prompt_flash_attention under their own names, and an error.
+    """What quantize_for_prompt gives: arguments of prompt_flash_attention under their names, and an error.
 
-    query, key, value are int8, of the shape and kind (NumPy, torch) they were given in; the scales are float32
-    of shape (1,). quant_scale2 and quant_offset2 are None where no output range was given.
+    query, key, value are int8, of the shape and kind (NumPy, torch) they were given in; the scales are
+    float32 of shape (1,). quant_scale2 and quant_offset2 are None where no output range was given.
     """
 
     query: Any
@@ -149,17 +149,18 @@ def quantize_for_prompt(
         num_heads, num_key_value_heads: for BSH; num_key_value_heads defaults to num_heads.
         scale_value: what the operator will be called with; enters the error alone.
         output_range: the values an int8 output is to hold, (low, high), or one number for −x … x. Sets
-            quant_scale2 and, for a pair, quant_offset2: Q(y) = round(y·quant_scale2 + quant_offset2). Default:
-            none, the output is fp16.
-        sample_rows: rows per head on which the error is measured, evenly spread, every key visible; at least 1.
+            quant_scale2 and, for a pair, quant_offset2: Q(y) = round(y·quant_scale2 + quant_offset2).
+            Default: none, the output is fp16.
+        sample_rows: rows per head, at least 1, on which the error is measured: evenly spread, every key
+            visible.
 
     Returns:
         A PromptQuantization.
 
     Raises:
         TypeError: a tensor that is not of floating point numbers.
-        ValueError: shapes that do not fit each other or input_layout, numbers that are not finite, a range that
-            is empty.
+        ValueError: shapes that do not fit each other or input_layout, numbers that are not finite, a range
+            that is empty.
 
     Source: "Quantisation" of the documents of prompt_flash_attention; the operator's arithmetic in
     `include/fusion_attention/integer.h`.
@@ -199,9 +200,15 @@ def quantize_for_prompt(
 
     quant2, offset2 = out_scale or (None, None)
     return PromptQuantization(
-        *(like(name, integers[name]) for name in given),
-        *(number(x) for x in (*scales, quant2, offset2)),
-        error,
+        query=like("query", integers["query"]),
+        key=like("key", integers["key"]),
+        value=like("value", integers["value"]),
+        deq_scale1=number(scales[0]),
+        quant_scale1=number(scales[1]),
+        deq_scale2=number(scales[2]),
+        quant_scale2=number(quant2),
+        quant_offset2=number(offset2),
+        error=error,
     )
 
 

@@ -33,7 +33,7 @@ def test_the_scales_give_the_tensors_back():
     assert all(x.dtype == np.float32 and x.shape == (1,) for x in result[3:6])
     scores, values = dequantised(result)
     want = query @ np.repeat(key, 2, 1).transpose(0, 1, 3, 2)
-    assert np.sqrt(np.mean((scores - want) ** 2)) < 0.01 * want.std()
+    assert np.sqrt(np.mean((scores - want) ** 2)) < 0.02 * want.std()
     assert np.abs(values - np.repeat(value, 2, 1)).max() <= np.abs(value).max() / 127 * 0.5001
     assert result.quant_scale2 is None and result.quant_offset2 is None
 
