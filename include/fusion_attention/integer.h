@@ -1,12 +1,20 @@
 // Attention on int8 operands, and int8 results: the integer pipeline of the prompt interface.
 //
-//   S = fp16(fp16(score_scale·Σ q·k)·scale) + bias, in halves; hidden pairs take no part
-//   P = fp16(exp(S − m)) with m the maximum so far, l its exact sum, over key tiles of 1024 from key 0
-//   O = fp16(O·fp16(exp(m_old − m)) + fp16(value_scale·Σ Q(P, weight_scale)·v))
-//   y = fp16(O / fp16(l))
-//   Q(x, a, c) = saturate(round(fp16(fp16(fp16(x)·fp16(a)) + fp16(c)))), to even, to [−128, 127]
+//   S = half(half(score_scale·Σ q·k)·scale) + bias, a half again; hidden pairs take no part
+//   per tile of 1024 keys, from key 0 of the sequence on, with m the maximum up to and with the tile:
+//     P = half(exp(half(S − m)))   α = half(exp(half(m_before − m)))   l = fp32(l·α + fp32(Σ P)), Σ P exact
+//     O = half(O·α + half(value_scale·Σ Q(P, weight_scale, 0)·v))
+//   y = half(O / half(l))
+//   Q(x, a, c) = saturate(round(half(half(half(x)·half(a)) + half(c)))), to even, to [−128, 127]
 //
-// Every step is rounded once, as written, so that all archs and the reference agree bit for bit.
+// All archs and the reference agree bit for bit, so every rounding is defined. Σ of products is exact. half()
+// is to nearest even and saturates at ±65504 (in the Q of an int8 output it becomes infinite). An int32 times
+// a scale is rounded to fp32 as a factor and as a product, before half(); O·α + … is rounded to fp32 once,
+// before half(). The scales of scores and weights are halves themselves where they meet halves: scale,
+// weight_scale. exp is correctly rounded.
+//
+// A tile in which a row sees no key, or only scores of −∞ (which a bias can make), leaves the row's state. A row
+// with a visible score of NaN or +∞ is NaN: 0 in int8. Of the statistics, max is m and sum is l.
 #pragma once
 
 #include <cstdint>

@@ -20,6 +20,14 @@
 
 namespace fusion_attention::kernels {
 
+// To a half, saturating, a zero with its sign; NaN stays.
+template <class Arch>
+FA_INLINE typename Arch::vec saturated_half(typename Arch::vec x) {
+  const auto most = Arch::set(65504.0f);
+  x = Arch::max(Arch::set(-65504.0f), x);
+  return Arch::round_fp16(Arch::select(Arch::greater(x, most), most, x));
+}
+
 inline constexpr std::int64_t kKeyTile = 1024;  // of the definition, from key 0 of the sequence
 
 // The state of 32 rows between two tiles.
@@ -80,8 +88,8 @@ class IntegerRun {
         t_(task),
         at_(args.shape, args.blocking),
         scratch_(scratch),
-        scale_(half_score<Arch>(Arch::set(args.shape.scale))),
-        weight_scale_(half_score<Arch>(Arch::set(args.integer.weight_scale))) {}
+        scale_(saturated_half<Arch>(Arch::set(args.shape.scale))),
+        weight_scale_(saturated_half<Arch>(Arch::set(args.integer.weight_scale))) {}
 
   void run() {
     for (std::int64_t b = 0; b < blocks(); ++b) start(b);
@@ -165,9 +173,9 @@ class IntegerRun {
     const int first = group_of(begin_), last = group_of(end_ - 1) + 1;
     const std::int64_t key = tile_ + first * kGroupKeys;
     for (int column = 0; column < at_.columns; ++column) {
-      pack_integer_depth<Format>(rows_at(a_.value, t_.kv_head, key), end_ - key, column * kBlock,
-                                 lesser(kBlock, shape_.value_depth - column * kBlock),
-                                 packed_value(column, first));
+      pack_integer_depth<Arch, Format>(rows_at(a_.value, t_.kv_head, key), end_ - key, column * kBlock,
+                                       lesser(kBlock, shape_.value_depth - column * kBlock),
+                                       packed_value(column, first));
       if constexpr (Format::kRaise != 0) {
         std::memset(value_sums(column, first), 0, kBlock * sizeof(std::int32_t));
         for (int g = first; g < last; ++g) {
@@ -214,8 +222,8 @@ class IntegerRun {
     vec top = Arch::load(tops(r));
     for (int half = 0; half < 2; ++half) {
       const vec dot = Arch::from_int32(Arch::load(c + half * 256));
-      vec x = half_score<Arch>(Arch::mul(dot, Arch::set(a_.integer.score_scale)));
-      x = half_score<Arch>(Arch::mul(x, scale_));
+      vec x = saturated_half<Arch>(Arch::mul(dot, Arch::set(a_.integer.score_scale)));
+      x = saturated_half<Arch>(Arch::mul(x, scale_));
       if constexpr (General) {
         const auto mask = static_cast<typename Arch::mask>(seen >> half * kLanes);
         if (shape_.bias.kind != BiasKind::none) {
@@ -243,7 +251,7 @@ class IntegerRun {
     const std::int64_t at = head_of(b) * bias.head + (row_of(b) + r) * bias.row + key;
     const vec number = load_some<Arch>(static_cast<const f16*>(bias.data) + at, shape_.keys - key);
     const vec sum = Arch::add(x, number);
-    return Arch::select(Arch::unordered(number), sum, half_score<Arch>(sum));
+    return Arch::select(Arch::unordered(number), sum, saturated_half<Arch>(sum));
   }
 
   // P of one row over the keys [first, last), whole steps, as int8 in the A format. Returns alpha, or −1.
@@ -314,10 +322,10 @@ class IntegerRun {
         for (int half = 0; half < halves; ++half) {
           const std::size_t at = static_cast<std::size_t>(arch::c_offset(r, half));
           const vec dot = Arch::from_int32(Arch::load(c + at));
-          const vec share = half_score<Arch>(Arch::mul(dot, Arch::set(a_.integer.value_scale)));
+          const vec share = saturated_half<Arch>(Arch::mul(dot, Arch::set(a_.integer.value_scale)));
           // The product of two halves is exact in fp32.
           const vec sum = Arch::fma(Arch::load(o + at), Arch::set(alpha[r]), share);
-          Arch::store(o + at, half_score<Arch>(sum));
+          Arch::store(o + at, saturated_half<Arch>(sum));
         }
       }
     }
@@ -341,14 +349,15 @@ class IntegerRun {
       return;
     }
     alignas(64) float lane[kLanes];
-    Arch::store(lane, half_score<Arch>(Arch::set(s.l[r])));
+    Arch::store(lane, saturated_half<Arch>(Arch::set(s.l[r])));
     const float divisor = lane[0];
     for (std::int64_t c = 0; c < shape_.value_depth; c += kLanes) {
       Arch::store(lane, Arch::load(output(b) + o_offset(r, c)));
       for (float& x : lane) x = s.nan[r] ? kNan : x / divisor;
       store_output<Arch, f16>(a_, head, row, c, Arch::load(lane));
     }
-    store_statistics(a_.statistics, head, row, s.nan[r] ? kNan : s.m[r], s.nan[r] ? kNan : s.l[r]);
+    // The zero of a maximum is positive: which of two came first is not for an arch to say.
+    store_statistics(a_.statistics, head, row, s.nan[r] ? kNan : s.m[r] + 0.0f, s.nan[r] ? kNan : s.l[r]);
   }
 
   const ForwardArgs& a_;

@@ -23,7 +23,7 @@ FA_INLINE void raise(std::byte* lines, std::size_t count) {
 
 // B of which the depth is `rows` rows and the other axis `channels` ≤ 32 of their channels: [group][2 halves]
 // [16 units][16 channels]. Zero past the rows, up to the end of the last group, and past the channels.
-template <class Format>
+template <class Arch, class Format>
 void pack_integer_depth(Rows<std::int8_t> from, std::int64_t rows, std::int64_t first_channel,
                         std::int64_t channels, std::byte* out) {
   constexpr int kUnit = Format::kUnitElements;

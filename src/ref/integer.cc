@@ -95,6 +95,7 @@ IntegerRow integer_row(const Problem& p, const Sequence& s, std::int64_t n, std:
     std::fill(row.out.begin(), row.out.end(), NAN);
   }
   if (row.nothing || nan) return row;
+  row.max += 0.0;  // no negative zero
   const double divisor = half(std::min(row.sum, 65504.0));
   for (double& x : row.out) x = half(x / divisor);
   return row;

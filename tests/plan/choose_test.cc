@@ -97,6 +97,20 @@ TEST_F(Choose, WhatIsUnknownOrRefusedIsAnError) {
   EXPECT_THROW(choose(Algorithm::forward, Dtype::float32), Error);
 }
 
+TEST_F(Choose, Int8OperandsHaveRowsOfTheirOwn) {
+  const Problem p = dense_problem(Pass::forward, Dtype::int8, 1, 4, 2, 1, 3000, 64, 64, 1, {});
+  EXPECT_EQ(std::string(make_plan(p).kernel()).substr(0, 7),
+            "integer");  // few rows or not: no splits over keys
+  for (const char* arch : {"scalar", "amx_emulated"}) {
+    setenv("FUSION_ATTENTION_KERNEL", arch, 1);
+    EXPECT_EQ(make_plan(p).kernel(), std::string("integer_") + arch + "_int8");
+  }
+  setenv("FUSION_ATTENTION_KERNEL", "forward_scalar_fp32", 1);
+  EXPECT_STREQ(make_plan(p).kernel(), "integer_scalar_int8");
+  setenv("FUSION_ATTENTION_MACHINE", "tiny", 1);
+  EXPECT_EQ(blocking_for(choose(Algorithm::integer, Dtype::int8), 64, 64).splits, 1);
+}
+
 TEST_F(Choose, TheTinyMachineIsAskedForByName) {
   const kernels::Row& row = choose(Algorithm::forward, Dtype::float32);
   const auto ordinary = blocking_for(row, 128, 128);

@@ -14,7 +14,7 @@ Problem small() {
 }
 
 TEST(IntegerProblem, IsALineOfText) {
-  for (const char* line : {"fwd int8 b1 h4/2 q7 k9 d40/24 scale=0.5 band(-inf,0) integer(0.001,127,0.0002)",
+  for (const char* line : {"fwd int8 b1 h4/2 q7 k9 d40/24 scale=0.5 band(-inf,0) integer(0.001,127,2e-04)",
                            "fwd int8 b2 h4/4 q7 k9 d40/40 scale=1 band(-inf,inf) bias(dense,nqk,fp16) "
                            "integer(1e-06,-3,0) scaled(160,offset)"})
     EXPECT_EQ(text(parse(line)), line);
