@@ -20,12 +20,16 @@
 
 namespace fusion_attention::kernels {
 
-// To a half, saturating, a zero with its sign; NaN stays.
+// Into the range of finite halves; NaN stays.
 template <class Arch>
-FA_INLINE typename Arch::vec saturated_half(typename Arch::vec x) {
+FA_INLINE typename Arch::vec saturate(typename Arch::vec x) {
   const auto most = Arch::set(65504.0f);
   x = Arch::max(Arch::set(-65504.0f), x);
-  return Arch::round_fp16(Arch::select(Arch::greater(x, most), most, x));
+  return Arch::select(Arch::greater(x, most), most, x);
+}
+template <class Arch>
+FA_INLINE typename Arch::vec saturated_half(typename Arch::vec x) {
+  return Arch::round_fp16(saturate<Arch>(x));
 }
 
 inline constexpr std::int64_t kKeyTile = 1024;  // of the definition, from key 0 of the sequence
@@ -200,7 +204,7 @@ class IntegerRun {
     add_values(b, first, last, alpha);
   }
 
-  // The scores of 32 keys, and the maxima by lane.
+  // The scores of 32 keys, and the maxima by lane, not yet rounded: rounding keeps their order.
   void score_step(std::int64_t b, std::int64_t key) {
     const State& s = state(b);
     const int rows = static_cast<int>(round_up(rows_of(b), 8));
@@ -223,11 +227,11 @@ class IntegerRun {
     for (int half = 0; half < 2; ++half) {
       const vec dot = Arch::from_int32(Arch::load(c + half * 256));
       vec x = saturated_half<Arch>(Arch::mul(dot, Arch::set(a_.integer.score_scale)));
-      x = saturated_half<Arch>(Arch::mul(x, scale_));
+      x = saturate<Arch>(Arch::mul(x, scale_));  // the store rounds
       if constexpr (General) {
         const auto mask = static_cast<typename Arch::mask>(seen >> half * kLanes);
         if (shape_.bias.kind != BiasKind::none) {
-          x = biased(b, r, key + half * kLanes, x);
+          x = biased(b, r, key + half * kLanes, Arch::round_fp16(x));
           s.nan[r] |= (mask & ~Arch::greater(Arch::set(kInfinity), x)) != 0;
         }
         x = Arch::select(mask, x, Arch::set(-kInfinity));
@@ -245,18 +249,18 @@ class IntegerRun {
     return band & ~hidden_bits<Arch>(s.hidden[r], shape_.overlay.key, key, lesser(kBlock, shape_.keys - key));
   }
 
-  // x + bias as a half; an infinite bias stays what it is.
+  // x + bias, saturated; an infinite bias stays what it is.
   FA_INLINE vec biased(std::int64_t b, int r, std::int64_t key, vec x) const {
     const BiasPlane& bias = shape_.bias;
     const std::int64_t at = head_of(b) * bias.head + (row_of(b) + r) * bias.row + key;
     const vec number = load_some<Arch>(static_cast<const f16*>(bias.data) + at, shape_.keys - key);
     const vec sum = Arch::add(x, number);
-    return Arch::select(Arch::unordered(number), sum, saturated_half<Arch>(sum));
+    return Arch::select(Arch::unordered(number), sum, saturate<Arch>(sum));
   }
 
   // P of one row over the keys [first, last), whole steps, as int8 in the A format. Returns alpha, or −1.
   FA_INLINE float weigh(State& s, int r, std::int64_t first, std::int64_t last) {
-    const float top = Arch::reduce_max(Arch::load(tops(r)));
+    const float top = to_float(from_float<f16>(Arch::reduce_max(Arch::load(tops(r)))));
     if (top == -kInfinity || s.nan[r]) return -1.0f;
     const float m = top > s.m[r] ? top : s.m[r];
     alignas(64) float rescale[kLanes];

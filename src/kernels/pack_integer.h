@@ -30,11 +30,13 @@ void pack_integer_depth(Rows<std::int8_t> from, std::int64_t rows, std::int64_t 
   using Element = std::make_unsigned_t<typename Format::B>;
   for (int half = 0; half < 2 && half * kLanes < channels; ++half) {
     const auto n = static_cast<std::size_t>(lesser(kLanes, channels - half * kLanes));
+    const std::int64_t first = first_channel + half * kLanes;
     for (int u = 0; u < groups<Format>(rows) * arch::kGroupUnits; ++u) {
       alignas(64) std::int8_t line[kUnit][kLanes] = {};
       for (int e = 0; e < kUnit; ++e)
         if (const std::int64_t row = std::int64_t{u} * kUnit + e; row < rows)
-          std::memcpy(line[e], from[row] + first_channel + half * kLanes, n);
+          n == kLanes ? std::memcpy(line[e], from[row] + first, kLanes)
+                      : std::memcpy(line[e], from[row] + first, n);
       alignas(64) std::uint32_t units[kLanes];
       for (int c = 0; c < kLanes; ++c) {
         units[c] = 0;
