@@ -279,9 +279,10 @@ def _is_direct(words: tuple[Any, ...]) -> bool:
     if _transform() is not None or _trace() is not None or _profiles():
         return False
     for word in words:
-        if isinstance(word, Tensor):
-            if type(word) not in _ORDINARY or word.is_neg() or word._is_zerotensor():
-                return False
+        if not isinstance(word, Tensor):
+            continue
+        if type(word) not in _ORDINARY or word.is_neg() or word._is_zerotensor():
+            return False
     return True
 
 
