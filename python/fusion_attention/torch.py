@@ -267,7 +267,7 @@ _modes = torch._C._len_torch_dispatch_stack
 _function_modes = torch._C._len_torch_function_stack
 _transform = torch._C._functorch.peek_interpreter_stack
 _trace = torch._C._get_tracing_state
-_profiles = torch.autograd._profiler_enabled
+_profiles = torch._C._autograd._profiler_enabled
 _ORDINARY = frozenset((Tensor, torch.nn.Parameter))
 
 
