@@ -156,8 +156,8 @@ class DecodeRun {
                                              .index = 0,
                                              .columns = at_.columns,
                                              .half_scores = shape_.half_scores};
-    const bool general = part || shape_.half_scores;
-    for (int r = 0; r < rows(); ++r) general ? step.general()(r) : step.plain()(r);
+    for (int r = 0; r < rows(); ++r)
+      part ? step.general()(r) : shape_.half_scores ? step.halves()(r) : step.plain()(r);
     return part;
   }
 

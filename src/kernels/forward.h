@@ -15,6 +15,7 @@
 #pragma once
 
 #include <new>
+#include <type_traits>
 
 #include "kernels/partial.h"
 #include "kernels/rate.h"
@@ -138,8 +139,7 @@ class ForwardRun {
   void attend(std::int64_t b, std::int64_t end) {
     const State& s = state(b);
     const Interval &top = s.visible[0], &bottom = s.visible[rows_of(b) - 1];
-    const bool everywhere =
-        s.hidden[0] || shape_.dropout.on || shape_.bias.kind != BiasKind::none || shape_.half_scores;
+    const bool everywhere = s.hidden[0] || shape_.dropout.on || shape_.bias.kind != BiasKind::none;
     const std::int64_t last = lesser(bottom.end, end);
     for (std::int64_t key = greater(chunk_, round_down(top.begin, kBlock)); key < last;) {
       const std::int64_t slice = (key - chunk_) / a_.blocking.round_trip;
@@ -166,7 +166,7 @@ class ForwardRun {
     std::int64_t key = 0;                 // first key
     int begin = 0;                        // first step of the block in the slice
     int index = 0;                        // this step in the slice
-    bool general = false;                 // needs the general hook
+    bool general = false;                 // some pair is hidden, or there is a bias or dropout
     bool last = false;                    // P of the slice is complete after it
     const std::uint32_t* kept = nullptr;  // its 32 words of dropout; null: none
   };
@@ -198,11 +198,9 @@ class ForwardRun {
       Arch::template block<Format, false, 2>(qk, s, arch::NoHook{});
     } else {
       const auto step = softmax_of_pending();
-      if (pending_.general) {
-        Arch::template block<Format, false, 2>(qk, s, step.general());
-      } else {
-        Arch::template block<Format, false, 2>(qk, s, step.plain());
-      }
+      with_hook(step, [&](auto hook) __attribute__((always_inline)) {
+        Arch::template block<Format, false, 2>(qk, s, hook);
+      });
       if (pending_.last) weigh_values();
     }
     pending_ = next;
@@ -212,9 +210,19 @@ class ForwardRun {
   void drain() {
     if (pending_.block < 0) return;
     const auto step = softmax_of_pending();
-    for (int row = 0; row < kBlock; ++row) pending_.general ? step.general()(row) : step.plain()(row);
+    with_hook(step, [](auto hook) {
+      for (int row = 0; row < kBlock; ++row) hook(row);
+    });
     weigh_values();
     pending_.block = -1;
+  }
+
+  template <class Use>
+  FA_INLINE void with_hook(const SoftmaxStep<Arch, Format>& step, const Use& use) const {
+    if (pending_.general) return use(step.general());
+    if constexpr (std::is_same_v<T, f16>)
+      if (shape_.half_scores) return use(step.halves());
+    use(step.plain());
   }
 
   SoftmaxStep<Arch, Format> softmax_of_pending() const {

@@ -218,17 +218,17 @@ struct SoftmaxStep {
   int begin;                            // first step of this block in the slice
   int index;                            // this step in the slice
   int columns;                          // C blocks of O
-  bool half_scores = false;             // with a general hook only
+  bool half_scores = false;             // of a general hook
   const float* bias = nullptr;          // C block (bias.h); null: none
   const std::uint32_t* kept = nullptr;  // a word per row (dropout.h); null: all
 
-  // The hook of a step. General: some pair of the step is hidden, there is a bias or dropout, or scores are
-  // rounded.
-  template <bool General>
+  // The hook of a step. General: some pair of the step is hidden, or there is a bias or dropout. Halves: a
+  // step that would be plain if its scores were not rounded.
+  template <bool General, bool Halves = false>
   struct Hook {
     const SoftmaxStep& step;
 
-    FA_INLINE auto start(int r) const { return step.template start<General>(r); }
+    FA_INLINE auto start(int r) const { return step.template start<General, Halves>(r); }
     FA_INLINE void operator()(int r) const {
       auto row = start(r);
 #pragma GCC unroll 16
@@ -236,13 +236,14 @@ struct SoftmaxStep {
     }
   };
   FA_INLINE Hook<false> plain() const { return {*this}; }
+  FA_INLINE Hook<false, true> halves() const { return {*this}; }
   FA_INLINE Hook<true> general() const { return {*this}; }
 
  private:
   // Scores of hidden keys are replaced, never multiplied: a NaN there is gone before it meets anything. What
   // a row computes does not depend on whether some pair of its step is hidden: that is its neighbours'
   // affair.
-  template <bool General>
+  template <bool General, bool Halves>
   FA_INLINE SoftmaxRow<Arch, Format, General> start(int r) const {
     const std::uint32_t bits = General ? visible(r) : ~0u;
     const float* row = s + arch::c_offset(r, 0);
@@ -254,7 +255,7 @@ struct SoftmaxStep {
     const bool biased = General && bias != nullptr;
     const auto score = [&](int half) __attribute__((always_inline)) {
       const vec x = Arch::load(row + half * 256);
-      return General && half_scores ? half_score<Arch>(x) : x;
+      return Halves || (General && half_scores) ? half_score<Arch>(x) : x;
     };
     const auto y = [&](int half) __attribute__((always_inline)) {
       const vec x = score(half);
