@@ -2,7 +2,8 @@
 //
 //   S = half(half(score_scale·Σ q·k)·scale) + bias, a half again; hidden pairs take no part
 //   per tile of 1024 keys, from key 0 of the sequence on, with m the maximum up to and with the tile:
-//     P = half(exp(half(S − m)))   α = half(exp(half(m_before − m)))   l = fp32(l·α + fp32(Σ P)), Σ P exact
+//     P = half(exp(half(S − m)))   α = half(exp(half(m_before − m)))
+//     l = fp32(fp32(l·α) + fp32(Σ P)), Σ P exact
 //     O = half(O·α + half(value_scale·Σ Q(P, weight_scale, 0)·v))
 //   y = half(O / half(l))
 //   Q(x, a, c) = saturate(round(half(half(half(x)·half(a)) + half(c)))), to even, to [−128, 127]
@@ -13,8 +14,8 @@
 // before half(). The scales of scores and weights are halves themselves where they meet halves: scale,
 // weight_scale. exp is correctly rounded.
 //
-// A tile in which a row sees no key, or only scores of −∞ (which a bias can make), leaves the row's state. A row
-// with a visible score of NaN or +∞ is NaN: 0 in int8. Of the statistics, max is m and sum is l.
+// A tile in which a row sees no key, or only scores of −∞ (which a bias can make), leaves the row's state. A
+// row with a visible score of NaN or +∞ is NaN: 0 in int8. Of the statistics, max is m and sum is l.
 #pragma once
 
 #include <cstdint>

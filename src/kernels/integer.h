@@ -277,8 +277,9 @@ class IntegerRun {
       raise<Format>(line, 1);
     }
     s.m[r] = m;
-    // The product is exact in double.
-    s.l[r] = static_cast<float>(double{s.l[r]} * alpha + static_cast<float>(sum));
+    // Product and sum each rounded to fp32, by way of double so that no compiler fuses them.
+    const auto before = static_cast<float>(double{s.l[r]} * alpha);
+    s.l[r] = static_cast<float>(double{before} + static_cast<float>(sum));
     return alpha;
   }
 

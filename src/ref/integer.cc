@@ -63,7 +63,7 @@ void add_tile(const Problem& p, const Sequence& s, std::int64_t n, const Tile& t
   }
   row.nothing = false;
   row.max = m;
-  row.sum = static_cast<float>(row.sum * alpha + static_cast<float>(sum));
+  row.sum = static_cast<float>(static_cast<float>(row.sum * alpha) + double{static_cast<float>(sum)});
   for (std::size_t c = 0; c < shares.size(); ++c) {
     const double share = scaled(shares[c], p.integer.value_scale);
     row.out[c] = half(std::fma(static_cast<float>(row.out[c]), static_cast<float>(alpha),
