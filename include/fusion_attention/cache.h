@@ -39,6 +39,9 @@ struct Cache {
   TensorView key_rope;  // the last channels of every key row; those of a prefix: prefix_key_rope
   TensorView prefix_key_rope;
   Scaling key, value;
+
+  bool has_prefix() const { return prefix_key.rows() != 0; }
+  bool has_rope() const { return key_rope.channels() != 0; }
 };
 
 }  // namespace fusion_attention

@@ -16,6 +16,7 @@
 
 #include <new>
 
+#include "kernels/keys.h"
 #include "kernels/partial.h"
 #include "kernels/rate.h"
 #include "kernels/softmax.h"
@@ -23,14 +24,15 @@
 namespace fusion_attention::kernels {
 
 // Where everything of a task lies in its scratch.
-template <class Arch, class Format>
+template <class Arch, class Format, class T>
 struct ForwardLayout {
   std::int64_t blocks;                  // row blocks of all heads
   int columns;                          // 32-wide column blocks of O
   int slices;                           // round trips in a chunk
   std::size_t q, k, v_column, v_slice;  // bytes of one packed Q block, K step, V column block, V slice
   std::size_t p_plane;
-  std::size_t states, queries, keys, values, outputs, scores, weights, bias, kept, bytes;  // offsets; total
+  std::size_t states, queries, keys, values, outputs, scores, weights, bias, kept, step;  // offsets
+  std::size_t bytes;
 
   FA_INLINE ForwardLayout(const Shape& shape, const Blocking& blocking) {
     blocks = shape.group * ceil_div(blocking.rows, kBlock);
@@ -55,6 +57,7 @@ struct ForwardLayout {
     weights = take(Format::kPlanes * p_plane);
     bias = take(arch::kBlockFloats * sizeof(float));
     kept = take(2 * blocking.round_trip * sizeof(std::uint32_t));
+    step = take(KeyRows<Arch, T>::step_bytes(greater(shape.depth, shape.value_depth)));
     bytes = at;
   }
 };
@@ -62,10 +65,17 @@ struct ForwardLayout {
 template <class Arch, class Format, class T>
 class ForwardRun {
   using State = SoftmaxState<Arch>;
+  static constexpr int kStepGroups = SoftmaxStep<Arch, Format>::kStepGroups;
 
  public:
   ForwardRun(const ForwardArgs& args, const ForwardTask& task, std::byte* scratch)
-      : a_(args), shape_(args.shape), t_(task), at_(args.shape, args.blocking), scratch_(scratch) {}
+      : a_(args),
+        shape_(args.shape),
+        t_(task),
+        at_(args.shape, args.blocking),
+        scratch_(scratch),
+        keys_(args.key, task.kv_head, shape_.depth, scratch + at_.step),
+        values_(args.value, task.kv_head, shape_.value_depth, scratch + at_.step) {}
 
   void run() {
     for (std::int64_t b = 0; b < blocks(); ++b) start(b);
@@ -94,8 +104,6 @@ class ForwardRun {
   float* output(std::int64_t b) const { return floats(at_.outputs) + b * at_.columns * arch::kBlockFloats; }
   float* scores(int ring) const { return floats(at_.scores) + ring * arch::kBlockFloats; }
   float* floats(std::size_t offset) const { return reinterpret_cast<float*>(scratch_ + offset); }
-  Rows<T> keys_from(std::int64_t key) const { return rows_at(a_.key, t_.kv_head, key); }
-  Rows<T> values_from(std::int64_t key) const { return rows_at(a_.value, t_.kv_head, key); }
   static Rows<T> rows_at(const Operand& o, std::int64_t head, std::int64_t row) {
     return {o.data + head * o.head + row * o.row, o.row};
   }
@@ -116,16 +124,18 @@ class ForwardRun {
 
   // K and V of the keys [chunk_, end).
   void pack(std::int64_t end) {
-    for (std::int64_t key = chunk_; key < end; key += kBlock)
-      pack_b_transposed<Arch, Format>(keys_from(key), static_cast<int>(lesser(kBlock, end - key)),
-                                      shape_.depth, packed_key(key));
     nonfinite_ = false;
-    for (std::int64_t key = chunk_; key < end; key += a_.blocking.round_trip)
+    for (std::int64_t key = chunk_; key < end; key += kBlock) {
+      const int n = static_cast<int>(lesser(kBlock, end - key));
+      pack_b_transposed<Arch, Format>(keys_.step(key, n, end).rows, n, shape_.depth, packed_key(key));
+      const std::int64_t slice = (key - chunk_) / a_.blocking.round_trip,
+                         step = (key - chunk_) % a_.blocking.round_trip / kBlock;
+      const Rows<T> values = values_.step(key, n, end).rows;
       for (int column = 0; column < at_.columns; ++column)
         nonfinite_ |= pack_depth<Arch, Format, false>(
-            values_from(key), lesser(a_.blocking.round_trip, end - key), column * kBlock,
-            lesser(kBlock, shape_.value_depth - column * kBlock), a_.blocking.round_trip,
-            packed_value((key - chunk_) / a_.blocking.round_trip, column));
+            values, n, column * kBlock, lesser(kBlock, shape_.value_depth - column * kBlock),
+            a_.blocking.round_trip, packed_value(slice, column) + step * kStepGroups * kGroupBytes);
+    }
   }
   std::byte* packed_key(std::int64_t key) const {
     return scratch_ + at_.keys + (key - chunk_) / kBlock * at_.k;
@@ -244,7 +254,6 @@ class ForwardRun {
 
   // O += P·V over the steps of the pending slice.
   void weigh_values() {
-    constexpr int kStepGroups = SoftmaxStep<Arch, Format>::kStepGroups;
     const std::size_t skip = pending_.begin * kStepGroups * kGroupBytes;
     const int steps = pending_.index - pending_.begin + 1;
     for (int column = 0; column < at_.columns; ++column) {
@@ -270,7 +279,7 @@ class ForwardRun {
     const std::int64_t first = pending_.key - (pending_.index - pending_.begin) * kBlock;
     float* o = output(pending_.block);
     for (std::int64_t key = first; key < lesser(pending_.key + kBlock, t_.key_end); ++key) {
-      const T* value = values_from(key)[0];
+      const T* value = values_.step(key, 1, key + 1).rows[0];
       for (std::int64_t c = 0; c < shape_.value_depth; ++c) {
         const float v = to_float(value[c]);
         if (v - v == 0.0f) continue;
@@ -295,8 +304,9 @@ class ForwardRun {
   const ForwardArgs& a_;
   const Shape& shape_;
   const ForwardTask& t_;
-  const ForwardLayout<Arch, Format> at_;
+  const ForwardLayout<Arch, Format, T> at_;
   std::byte* const scratch_;
+  const KeyRows<Arch, T> keys_, values_;
   std::int64_t chunk_ = 0;  // first key of the packed chunk
   Pending pending_;
   int ring_ = 0, kept_ring_ = 0;
@@ -307,7 +317,7 @@ template <class Arch, class Format, class T>
 inline constexpr Forward kForward{
     .scratch_bytes =
         [](const Shape& shape, const Blocking& blocking) {
-          return ForwardLayout<Arch, Format>(shape, blocking).bytes;
+          return ForwardLayout<Arch, Format, T>(shape, blocking).bytes;
         },
     .run =
         [](const ForwardArgs& args, const ForwardTask& task, std::byte* scratch) {

@@ -8,6 +8,7 @@
 
 #include "base/math.h"
 #include "plan/tiles.h"
+#include "problem/reach.h"
 
 namespace fusion_attention::plan {
 namespace {
@@ -70,9 +71,7 @@ KeySplits key_splits(const Sequence& s, std::int64_t group, const Blocking& bloc
   const KeySplits one{0, s.keys, greater(s.keys, 1)};
   const std::int64_t rows = s.rows * group;
   if (rows == 0 || (rows > kFewRows && !tiny(blocking))) return one;
-  const std::int64_t keys = s.key0 + s.keys;
-  const std::int64_t first = greater(s.band.row(s.row0, keys).begin - s.key0, 0);
-  const std::int64_t begin = round_down(first, 32), end = s.band.row(s.row0 + s.rows - 1, keys).end - s.key0;
+  const auto [begin, end] = reach(s);
   const std::int64_t least = tiny(blocking)      ? blocking.keys
                              : rows <= kManyRows ? kLeastKeys
                                                  : kLeastKeysManyRows;
