@@ -53,7 +53,8 @@ class DecodeRun {
         scratch_(scratch),
         state_(*new(scratch) State),
         keys_(args.key, task.kv_head, shape_.depth, scratch + at_.step),
-        values_(args.value, task.kv_head, shape_.value_depth, scratch + at_.step) {}
+        values_(args.value, task.kv_head, shape_.value_depth, scratch + at_.step),
+        value_in_key_(holds(args.key, args.value)) {}
 
   void run() {
     start();
@@ -61,9 +62,10 @@ class DecodeRun {
                          visible_keys(shape_, t_, t_.row_end - 1).end};
     for (std::int64_t key = reach.begin; key < reach.end; key += kBlock) {
       const int n = static_cast<int>(lesser(kBlock, reach.end - key));
-      dot_rows(keys_.step(key, n, reach.end), n);
+      const Step keys = keys_.step(key, n, reach.end);
+      dot_rows(keys, n);
       const bool part = soften(key, n);
-      const Step values = values_.step(key, n, reach.end);
+      const Step values = value_in_key_ ? keys : values_.step(key, n, reach.end);
       for (int r = 0; r < rows(); r += kTogether)
         part ? weigh_rows<true>(r, values, key, n) : weigh_rows<false>(r, values, key, n);
     }
@@ -152,8 +154,10 @@ class DecodeRun {
                                              .scale = shape_.scale * kLog2E,
                                              .begin = 0,
                                              .index = 0,
-                                             .columns = at_.columns};
-    for (int r = 0; r < rows(); ++r) part ? step.general()(r) : step.plain()(r);
+                                             .columns = at_.columns,
+                                             .half_scores = shape_.half_scores};
+    for (int r = 0; r < rows(); ++r)
+      part ? step.general()(r) : shape_.half_scores ? step.halves()(r) : step.plain()(r);
     return part;
   }
 
@@ -200,6 +204,7 @@ class DecodeRun {
   std::byte* const scratch_;
   State& state_;
   const KeyRows<Arch, T> keys_, values_;
+  const bool value_in_key_;
 };
 
 template <class Arch, class T>

@@ -15,6 +15,7 @@
 #pragma once
 
 #include <new>
+#include <type_traits>
 
 #include "kernels/keys.h"
 #include "kernels/partial.h"
@@ -75,7 +76,10 @@ class ForwardRun {
         at_(args.shape, args.blocking),
         scratch_(scratch),
         keys_(args.key, task.kv_head, shape_.depth, scratch + at_.step),
-        values_(args.value, task.kv_head, shape_.value_depth, scratch + at_.step) {}
+        values_(args.value, task.kv_head, shape_.value_depth, scratch + at_.step),
+        value_in_key_(holds(args.key, args.value)),
+        together_(task_rows() < kBlock && shape_.group > 1 && !shape_.dropout.on &&
+                  shape_.bias.kind == BiasKind::none) {}
 
   void run() {
     for (std::int64_t b = 0; b < blocks(); ++b) start(b);
@@ -92,31 +96,50 @@ class ForwardRun {
   }
 
  private:
-  // Row blocks are numbered head by head.
-  std::int64_t row_blocks() const { return ceil_div(t_.row_end - t_.row_begin, kBlock); }
-  std::int64_t blocks() const { return shape_.group * row_blocks(); }
-  std::int64_t head_of(std::int64_t b) const { return t_.kv_head * shape_.group + b / row_blocks(); }
-  std::int64_t row_of(std::int64_t b) const { return t_.row_begin + b % row_blocks() * kBlock; }
-  int rows_of(std::int64_t b) const { return static_cast<int>(lesser(kBlock, t_.row_end - row_of(b))); }
+  // Row blocks are numbered head by head. Few rows would leave them empty: then the rows of all heads are
+  // numbered together, the heads of a row side by side, so that what is seen still grows along a block.
+  std::int64_t task_rows() const { return t_.row_end - t_.row_begin; }
+  std::int64_t row_blocks() const { return ceil_div(task_rows(), kBlock); }
+  std::int64_t blocks() const {
+    return together_ ? ceil_div(shape_.group * task_rows(), kBlock) : shape_.group * row_blocks();
+  }
+  std::int64_t head_of(std::int64_t b, int r = 0) const {
+    return t_.kv_head * shape_.group + (together_ ? (b * kBlock + r) % shape_.group : b / row_blocks());
+  }
+  std::int64_t row_of(std::int64_t b, int r = 0) const {
+    return t_.row_begin + (together_ ? (b * kBlock + r) / shape_.group : b % row_blocks() * kBlock + r);
+  }
+  int rows_of(std::int64_t b) const {
+    return static_cast<int>(lesser(
+        kBlock, together_ ? shape_.group * task_rows() - b * kBlock : t_.row_end - row_of(b)));
+  }
 
   State& state(std::int64_t b) const { return reinterpret_cast<State*>(scratch_ + at_.states)[b]; }
   std::byte* query(std::int64_t b) const { return scratch_ + at_.queries + b * at_.q; }
   float* output(std::int64_t b) const { return floats(at_.outputs) + b * at_.columns * arch::kBlockFloats; }
   float* scores(int ring) const { return floats(at_.scores) + ring * arch::kBlockFloats; }
   float* floats(std::size_t offset) const { return reinterpret_cast<float*>(scratch_ + offset); }
-  static Rows<T> rows_at(const Operand& o, std::int64_t head, std::int64_t row) {
-    return {o.data + head * o.head + row * o.row, o.row};
-  }
+
+  // The rows of Q of one block.
+  struct QueryRows {
+    const ForwardRun& run;
+    std::int64_t block;
+
+    const T* operator[](int r) const {
+      const Operand& q = run.a_.query;
+      return reinterpret_cast<const T*>(q.data + run.head_of(block, r) * q.head +
+                                        run.row_of(block, r) * q.row);
+    }
+  };
 
   void start(std::int64_t b) {
     State& s = *new (&state(b)) State;
-    const std::int64_t head = head_of(b), row = row_of(b);
     for (int r = 0; r < kBlock; ++r) {
       const bool real = r < rows_of(b);
-      s.start(r, real ? visible_keys(shape_, t_, row + r) : Interval{},
-              real ? mask_row(shape_.overlay, head, row + r) : nullptr);
+      s.start(r, real ? visible_keys(shape_, t_, row_of(b, r)) : Interval{},
+              real ? mask_row(shape_.overlay, head_of(b, r), row_of(b, r)) : nullptr);
     }
-    pack_a<Arch, Format>(rows_at(a_.query, head, row), rows_of(b), shape_.depth, query(b));
+    pack_a<Arch, Format>(QueryRows{*this, b}, rows_of(b), shape_.depth, query(b));
     float* o = output(b);
     for (std::size_t i = 0; i < at_.columns * arch::kBlockFloats; i += kLanes)
       Arch::store(o + i, Arch::zero());
@@ -127,10 +150,11 @@ class ForwardRun {
     nonfinite_ = false;
     for (std::int64_t key = chunk_; key < end; key += kBlock) {
       const int n = static_cast<int>(lesser(kBlock, end - key));
-      pack_b_transposed<Arch, Format>(keys_.step(key, n, end).rows, n, shape_.depth, packed_key(key));
+      const Rows<T> keys = keys_.step(key, n, end).rows;
+      pack_b_transposed<Arch, Format>(keys, n, shape_.depth, packed_key(key));
       const std::int64_t slice = (key - chunk_) / a_.blocking.round_trip,
                          step = (key - chunk_) % a_.blocking.round_trip / kBlock;
-      const Rows<T> values = values_.step(key, n, end).rows;
+      const Rows<T> values = value_in_key_ ? keys : values_.step(key, n, end).rows;
       for (int column = 0; column < at_.columns; ++column)
         nonfinite_ |= pack_depth<Arch, Format, false>(
             values, n, column * kBlock, lesser(kBlock, shape_.value_depth - column * kBlock),
@@ -207,11 +231,9 @@ class ForwardRun {
       Arch::template block<Format, false, 2>(qk, s, arch::NoHook{});
     } else {
       const auto step = softmax_of_pending();
-      if (pending_.general) {
-        Arch::template block<Format, false, 2>(qk, s, step.general());
-      } else {
-        Arch::template block<Format, false, 2>(qk, s, step.plain());
-      }
+      with_hook(step, [&](auto hook) __attribute__((always_inline)) {
+        Arch::template block<Format, false, 2>(qk, s, hook);
+      });
       if (pending_.last) weigh_values();
     }
     pending_ = next;
@@ -221,9 +243,19 @@ class ForwardRun {
   void drain() {
     if (pending_.block < 0) return;
     const auto step = softmax_of_pending();
-    for (int row = 0; row < kBlock; ++row) pending_.general ? step.general()(row) : step.plain()(row);
+    with_hook(step, [](auto hook) {
+      for (int row = 0; row < kBlock; ++row) hook(row);
+    });
     weigh_values();
     pending_.block = -1;
+  }
+
+  template <class Use>
+  FA_INLINE void with_hook(const SoftmaxStep<Arch, Format>& step, const Use& use) const {
+    if (pending_.general) return use(step.general());
+    if constexpr (std::is_same_v<T, f16>)
+      if (shape_.half_scores) return use(step.halves());
+    use(step.plain());
   }
 
   SoftmaxStep<Arch, Format> softmax_of_pending() const {
@@ -248,6 +280,7 @@ class ForwardRun {
             .begin = pending_.begin,
             .index = pending_.index,
             .columns = at_.columns,
+            .half_scores = shape_.half_scores,
             .bias = biased ? bias : nullptr,
             .kept = pending_.kept};
   }
@@ -298,7 +331,8 @@ class ForwardRun {
 
   void finish(std::int64_t b) {
     for (int r = 0; r < rows_of(b); ++r)
-      finish_row<Arch, T>(a_, t_, head_of(b), row_of(b) + r, state(b), r, output(b) + arch::c_offset(r, 0));
+      finish_row<Arch, T>(a_, t_, head_of(b, r), row_of(b, r), state(b), r,
+                          output(b) + arch::c_offset(r, 0));
   }
 
   const ForwardArgs& a_;
@@ -307,6 +341,8 @@ class ForwardRun {
   const ForwardLayout<Arch, Format, T> at_;
   std::byte* const scratch_;
   const KeyRows<Arch, T> keys_, values_;
+  const bool value_in_key_;
+  const bool together_;  // the rows of several heads in one block
   std::int64_t chunk_ = 0;  // first key of the packed chunk
   Pending pending_;
   int ring_ = 0, kept_ring_ = 0;

@@ -34,6 +34,7 @@ struct Scales {
   const std::byte* prefix = nullptr;  // of every row of the prefix
   Dtype dtype = Dtype::float32;
   std::int64_t page = 0, head = 0, row = 0, channel = 0;
+  bool by_position = false;  // rows are the keys of the sequence behind its prefix, whatever page they are in
 };
 
 // Some channels of every key (or value) of a sequence, as they are stored.
@@ -108,6 +109,14 @@ struct Shape {
   BiasPlane bias;
   DropoutPlane dropout;
   const float* sink = nullptr;  // one per query head; null: none
+  bool half_scores = false;     // Q·Kᵀ is rounded to fp16, saturating, before the scale
+};
+
+// What makes an int8 output of fp16 results: Q of integer.h with numbers at n*head + channel*step.
+struct OutputScale {
+  const float* scale = nullptr;  // null: the output is not int8
+  const float* offset = nullptr;
+  std::int64_t head = 0, step = 0;
 };
 
 struct ForwardArgs {
@@ -115,6 +124,7 @@ struct ForwardArgs {
   Operand query, output;
   KeySource key, value;
   StatisticsPlane statistics;
+  OutputScale output_scale;
   Blocking blocking;
 };
 

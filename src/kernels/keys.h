@@ -22,15 +22,15 @@ struct Run {
   const std::byte* data;
   std::int64_t stride, rows;
   bool prefix;
-  std::int64_t page, row;  // of the scales
+  std::int64_t page, row, position;  // of its first row: page and row in it, place behind the prefix
 };
 
 // From a key on, as far as its neighbours lie beside it.
 FA_INLINE Run run_of(const KeySource& source, const KeyChannels& part, std::int64_t head, std::int64_t key) {
   if (key < source.prefix)
     return {part.prefix.data + head * part.prefix.head + key * part.prefix.row, part.prefix.row,
-            source.prefix - key, true, 0, 0};
-  key -= source.prefix;
+            source.prefix - key, true, 0, 0, 0};
+  const std::int64_t position = key -= source.prefix;
   std::int64_t page = 0, left = Band::kFar;
   if (source.table) {
     page = source.table[key / source.page_rows];
@@ -38,7 +38,22 @@ FA_INLINE Run run_of(const KeySource& source, const KeyChannels& part, std::int6
     left = source.page_rows - key;
   }
   return {part.rows.data + page * part.page + head * part.rows.head + key * part.rows.row, part.rows.row,
-          left, false, page, key};
+          left, false, page, key, position};
+}
+
+FA_INLINE bool same(const Operand& a, const Operand& b) {
+  return a.data == b.data && a.head == b.head && a.row == b.row;
+}
+FA_INLINE bool same(const Scales& a, const Scales& b) {
+  return a.data == b.data && a.dtype == b.dtype && a.page == b.page && a.head == b.head && a.row == b.row &&
+         a.channel == b.channel && a.by_position == b.by_position;
+}
+
+// Values that are the first channels of the keys (MLA) are not read a second time.
+FA_INLINE bool holds(const KeySource& key, const KeySource& value) {
+  const KeyChannels &k = key.leading, &v = value.leading;
+  return same(k.rows, v.rows) && same(k.prefix, v.prefix) && k.page == v.page && k.dtype == v.dtype &&
+         v.channels <= k.channels && same(k.scale, v.scale) && same(k.offset, v.offset);
 }
 
 // Rows that will be wanted soon: row j of a step is fetched while row j of the step before is read.
@@ -53,8 +68,7 @@ struct Ahead {
 template <class Arch, class S>
 struct ScaleRows {
   FA_INLINE ScaleRows(const Scales& s, const Run& run, std::int64_t head)
-      : data_(s.data ? (run.prefix ? s.prefix : s.data + run.page * s.page + run.row * s.row) + head * s.head
-                     : nullptr),
+      : data_(s.data ? place(s, run) + head * s.head : nullptr),
         row_(run.prefix ? 0 : s.row),
         each_(s.channel != 0) {}
 
@@ -65,6 +79,11 @@ struct ScaleRows {
   }
 
  private:
+  FA_INLINE static const std::byte* place(const Scales& s, const Run& run) {
+    if (run.prefix) return s.prefix;
+    return s.data + (s.by_position ? run.position * s.row : run.page * s.page + run.row * s.row);
+  }
+
   const std::byte* data_;
   std::int64_t row_;
   bool each_;

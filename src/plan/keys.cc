@@ -24,7 +24,7 @@ Origin origin_of(const Problem& problem, const Sequence& s) {
   return problem.cache.pages ? Origin{0, 0} : Origin{s.batch, s.key};
 }
 
-Scales scales(const TensorView& view, Origin origin) {
+Scales scales(const TensorView& view, Origin origin, bool by_position) {
   if (!view.data) return {};
   const std::int64_t size = size_of(view.dtype);
   return {.data = at(view, origin.batch, origin.row),
@@ -33,18 +33,20 @@ Scales scales(const TensorView& view, Origin origin) {
           .page = view.stride[0] * size,
           .head = view.stride[1] * size,
           .row = view.stride[2] * size,
-          .channel = view.stride[3] * size};
+          .channel = view.stride[3] * size,
+          .by_position = by_position};
 }
 
 KeyChannels channels(const TensorView& view, const TensorView& prefix, const Scaling& scaling,
-                     Origin origin) {
+                     const Sequence& s, Origin origin) {
+  const Origin of_scales = scaling.by_position ? Origin{s.batch, 0} : origin;
   return {.rows = operand_at(view, origin.batch, origin.row),
           .prefix = operand_at(prefix, 0, 0),
           .page = bytes_of(view.dtype, view.stride[0]),
           .channels = view.channels(),
           .dtype = view.dtype,
-          .scale = scales(scaling.scale, origin),
-          .offset = scales(scaling.offset, origin)};
+          .scale = scales(scaling.scale, of_scales, scaling.by_position),
+          .offset = scales(scaling.offset, of_scales, scaling.by_position)};
 }
 
 KeySource source(const Problem& problem, const Sequence& s, const KeyChannels& leading) {
@@ -65,14 +67,14 @@ Operand operand(const TensorView& view, const Sequence& s, std::int64_t first) {
 KeySource key_source(const Problem& problem, const Sequence& s) {
   const Cache& cache = problem.cache;
   const Origin origin = origin_of(problem, s);
-  KeySource keys = source(problem, s, channels(problem.key, cache.prefix_key, cache.key, origin));
-  if (cache.has_rope()) keys.rope = channels(cache.key_rope, cache.prefix_key_rope, {}, origin);
+  KeySource keys = source(problem, s, channels(problem.key, cache.prefix_key, cache.key, s, origin));
+  if (cache.has_rope()) keys.rope = channels(cache.key_rope, cache.prefix_key_rope, {}, s, origin);
   return keys;
 }
 
 KeySource value_source(const Problem& problem, const Sequence& s) {
   return source(problem, s,
-                channels(problem.value, problem.cache.prefix_value, problem.cache.value,
+                channels(problem.value, problem.cache.prefix_value, problem.cache.value, s,
                          origin_of(problem, s)));
 }
 

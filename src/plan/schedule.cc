@@ -15,8 +15,9 @@ namespace {
 
 using kernels::Blocking;
 
-// Query rows, heads of a group together, up to which keys are split: more rows than that are tasks enough.
-constexpr std::int64_t kFewRows = 512;
+// Query rows, heads of a group together, up to which keys are split: more rows than that are tasks enough, if
+// they are not the heads of fewer rows than a task takes at least.
+constexpr std::int64_t kFewRows = 512, kLeastTaskRows = 32;
 // Keys of a split at least. Merging costs a record of Dv + 2 floats per row and split, 512 keys of arithmetic
 // on the row 500 times as much; but a chunk of keys is packed for the rows of one task, so many rows take
 // longer ones.
@@ -70,7 +71,7 @@ struct KeySplits {
 KeySplits key_splits(const Sequence& s, std::int64_t group, const Blocking& blocking) {
   const KeySplits one{0, s.keys, greater(s.keys, 1)};
   const std::int64_t rows = s.rows * group;
-  if (rows == 0 || (rows > kFewRows && !tiny(blocking))) return one;
+  if (rows == 0 || (rows > kFewRows && s.rows > kLeastTaskRows && !tiny(blocking))) return one;
   const auto [begin, end] = reach(s);
   const std::int64_t least = tiny(blocking)      ? blocking.keys
                              : rows <= kManyRows ? kLeastKeys

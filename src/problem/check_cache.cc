@@ -27,27 +27,41 @@ void check_stored(const char* argument, const TensorView& v, Dtype query) {
       refuse(argument, "stride " + std::to_string(v.stride[axis]) + " of int4", "even strides");
 }
 
-void check_numbers(const std::string& argument, const TensorView& numbers, const TensorView& of) {
+void check_numbers(const std::string& argument, const TensorView& numbers, std::array<std::int64_t, 4> shape,
+                   const TensorView& of) {
   if (!numbers.data) return;
   if (!stored_as_integers(of.dtype))
     refuse(argument, std::string("one of ") + name(of.dtype), "one of int8 or int4 only");
   if (stored_as_integers(numbers.dtype))
     refuse(argument, std::string("dtype ") + name(numbers.dtype), "fp32, fp16 or bf16");
-  check_shape(argument.c_str(), numbers, of.shape, numbers.dtype);
+  check_shape(argument.c_str(), numbers, shape, numbers.dtype);
   if (numbers.channels() > 1 && numbers.stride[3] > 1)
     refuse(argument, "channels " + std::to_string(numbers.stride[3]) + " apart",
            "channels side by side, or one number for all");
 }
 
+// The most keys of a sequence behind its prefix; lengths may still be anything.
+std::int64_t most_keys(const Problem& p) {
+  std::int64_t most = 0;
+  for (const Sequence& s : p.sequences)
+    if (s.prefix >= 0 && s.keys > s.prefix) most = std::max(most, s.keys - s.prefix);
+  return most;
+}
+
 void check_scaling(const std::string& argument, const Scaling& scaling, const TensorView& of,
-                   bool with_prefix) {
-  check_numbers(argument + ".scale", scaling.scale, of);
-  check_numbers(argument + ".offset", scaling.offset, of);
+                   const Problem& p) {
+  std::array<std::int64_t, 4> shape = of.shape;
+  if (scaling.by_position) {
+    shape[0] = p.query.batches();
+    shape[2] = std::max(most_keys(p), (scaling.scale.data ? scaling.scale : scaling.offset).rows());
+  }
+  check_numbers(argument + ".scale", scaling.scale, shape, of);
+  check_numbers(argument + ".offset", scaling.offset, shape, of);
   if (scaling.scale.data && scaling.offset.data && scaling.scale.dtype != scaling.offset.dtype)
     refuse(argument + ".offset", std::string("dtype ") + name(scaling.offset.dtype),
            std::string("scale's, ") + name(scaling.scale.dtype));
   for (const TensorView* numbers : {&scaling.scale, &scaling.offset})
-    if (with_prefix && numbers->data && numbers->rows() > 1 && numbers->stride[2] != 0)
+    if (p.cache.has_prefix() && numbers->data && numbers->rows() > 1 && numbers->stride[2] != 0)
       refuse(argument, "scales per row, and a prefix", "scales that are the same for every row");
 }
 
@@ -100,8 +114,8 @@ void check_cache(const Problem& p) {
     check_shape("key_rope", c.key_rope, {p.key.batches(), p.key.heads(), p.key.rows(), c.key_rope.channels()},
                 p.query.dtype);
   if (c.has_prefix()) check_prefix(p);
-  check_scaling("key", c.key, p.key, c.has_prefix());
-  check_scaling("value", c.value, p.value, c.has_prefix());
+  check_scaling("key", c.key, p.key, p);
+  check_scaling("value", c.value, p.value, p);
 }
 
 void check_cached_keys(const Problem& p, const Sequence& s) {

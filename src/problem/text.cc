@@ -21,6 +21,7 @@ namespace {
 constexpr char kAxes[] = "bnqk";
 constexpr const char* kKinds[] = {"none", "dense", "distance", "root_distance"};  // BiasKind
 constexpr char kBias[] = "bias(dense|distance|root_distance[,axes][,dtype][,before][,last=n][,shift=n[:n…]])";
+constexpr char kScaled[] = "scaled(count[,offset])";
 constexpr char kDropout[] = "dropout(keep=number,bits) or dropout(keep=number,seed=n,offset=n)";
 
 std::string number(double value) {
@@ -101,7 +102,9 @@ struct Line {
   BiasAxes bias_axes;
   std::vector<std::int64_t> shifts;  // none, one for all, or one per sequence
   Dropout dropout;
-  bool bits = false, sink = false;
+  bool bits = false, sink = false, half_scores = false;
+  std::int64_t scaled = 0;  // numbers of output_scaling: 0 for none
+  bool scaled_offset = false;
   CacheLine cache;
 };
 
@@ -160,6 +163,12 @@ void read_dropout(Reader& reader, Line& line) {
   if (!reader.skip(")")) malformed(reader.word(), kDropout);
 }
 
+void read_scaled(Reader& reader, Line& line) {
+  line.scaled = reader.take<std::int64_t>(kScaled);
+  line.scaled_offset = reader.skip(",offset");
+  if (!reader.skip(")")) malformed(reader.word(), kScaled);
+}
+
 // One word of the line.
 void read_word(std::string_view word, Line& line) {
   Reader reader(word);
@@ -188,6 +197,10 @@ void read_word(std::string_view word, Line& line) {
     read_bias(reader, line);
   } else if (reader.skip("dropout(")) {
     read_dropout(reader, line);
+  } else if (reader.skip("scaled(")) {
+    read_scaled(reader, line);
+  } else if (reader.skip("halves")) {
+    line.half_scores = true;
   } else if (reader.skip("sink")) {
     line.sink = true;
   } else if (reader.skip("b")) {
@@ -206,7 +219,7 @@ void read_word(std::string_view word, Line& line) {
     malformed(
         word,
         "fwd|bwd, fp32|fp16|bf16, b, h, q, k, d, scale=, band(), seqs(), overlay(), bias(), dropout(), sink, "
-        "pages(), prefix(), rope(), key(), value()");
+        "halves, scaled(), pages(), prefix(), rope(), key(), value()");
   }
   if (!reader.done()) malformed(word, "nothing after the value");
 }
@@ -262,6 +275,15 @@ void describe_scores(const Line& line, Problem& p) {
   if (line.bits) p.dropout.bits = kDescribed;
   if (p.dropout) p.dropout.bytes = (natural_dropout(p, numbering) + 7) / 8;
   if (line.sink) p.sink.data = reinterpret_cast<const float*>(kDescribed);
+  p.half_scores = line.half_scores;
+}
+
+void describe_results(const Line& line, Problem& p) {
+  if (line.scaled == 0) return;
+  p.output.dtype = Dtype::int8;
+  p.output_scaling.scale = reinterpret_cast<const float*>(kDescribed);
+  p.output_scaling.channels = line.scaled;
+  if (line.scaled_offset) p.output_scaling.offset = p.output_scaling.scale;
 }
 
 }  // namespace
@@ -292,6 +314,9 @@ std::string text(const Problem& p) {
   if (p.bias) out << bias_text(p);
   if (p.dropout) out << dropout_text(p.dropout);
   if (p.sink) out << " sink";
+  if (p.half_scores) out << " halves";
+  if (p.output_scaling)
+    out << " scaled(" << p.output_scaling.channels << (p.output_scaling.offset ? ",offset)" : ")");
   out << cache_text(p);
   return out.str();
 }
@@ -313,6 +338,7 @@ Problem parse(std::string_view text) {
   describe_overlay(line, p);
   validate(p);  // planes count on sequences that fit
   describe_scores(line, p);
+  describe_results(line, p);
   validate(p);
   return p;
 }

@@ -1,5 +1,7 @@
 #include "ref/stored.h"
 
+#include <array>
+
 #include "ref/exact.h"
 
 namespace fusion_attention::ref {
@@ -39,7 +41,7 @@ double number(const Problem& p, const Sequence& s, const TensorView& all, const 
   const std::int64_t behind = j - s.prefix, size = all.rows();
   std::array<std::int64_t, 4> at{s.batch, n, s.key + behind, c};
   if (p.cache.pages) at = {p.cache.pages.table[s.page + behind / size], n, behind % size, c};
-  return number(p, all, scaling, at, at);
+  return number(p, all, scaling, at, scaling.by_position ? std::array{s.batch, n, behind, c} : at);
 }
 
 }  // namespace

@@ -128,8 +128,14 @@ class Cached {
       randomise(all);
       if (prefix_ > 0) randomise(prefix);
       const auto numbers = draw_.pick({Dtype::float32, Dtype::float16, Dtype::bfloat16});
-      if (!draw_.one_in(12)) scaling.scale = scales(all, numbers, 0.02);
-      if (draw_.one_in(2)) scaling.offset = scales(all, numbers, 5);
+      scaling.by_position = draw_.one_in(3);
+      auto shape = all.shape;
+      if (scaling.by_position) {
+        shape[0] = from_.query.batches(), shape[2] = draw_.between(0, 2);
+        for (const Sequence& s : problem.sequences) shape[2] = std::max(shape[2], s.keys - s.prefix);
+      }
+      if (!draw_.one_in(12)) scaling.scale = scales(shape, numbers, 0.02);
+      if (draw_.one_in(2)) scaling.offset = scales(shape, numbers, 5);
       return;
     }
     for (std::size_t i = 0; i < problem.sequences.size(); ++i) {
@@ -159,8 +165,8 @@ class Cached {
   }
 
   // Positive numbers along the axes that a draw picks.
-  TensorView scales(const TensorView& of, Dtype dtype, double size) {
-    TensorView v{.dtype = dtype, .shape = of.shape};
+  TensorView scales(const std::array<std::int64_t, 4>& shape, Dtype dtype, double size) {
+    TensorView v{.dtype = dtype, .shape = shape};
     std::int64_t stride = 1;
     for (std::size_t axis = 4; axis-- > 0;) {
       const bool present = (axis != 2 || prefix_ == 0) && !draw_.one_in(2);
@@ -193,7 +199,9 @@ class Cached {
     double x = stored(first ? prefix : all, at);
     if (all.dtype < Dtype::int8) return x;
     const auto scale_of = [&](const TensorView& v) {
-      return static_cast<float>(read(v, at[0], at[1], first ? 0 : at[2], at[3]));
+      const bool by_position = scaling.by_position && !first;
+      return static_cast<float>(by_position ? read(v, s.batch, n, j - s.prefix, c)
+                                            : read(v, first ? 0 : at[0], n, first ? 0 : at[2], c));
     };
     auto y = static_cast<float>(x);
     if (scaling.offset.data) y = y + scale_of(scaling.offset);
