@@ -49,12 +49,12 @@ KeyChannels channels(const TensorView& view, const TensorView& prefix, const Sca
           .offset = scales(scaling.offset, of_scales, scaling.by_position)};
 }
 
-KeySource source(const Problem& problem, const Sequence& s, const KeyChannels& leading) {
-  const Pages& pages = problem.cache.pages;
+KeySource source(const Problem& problem, const Sequence& s, const std::int32_t* table,
+                 const KeyChannels& leading) {
   return {.leading = leading,
           .rope = {},
           .prefix = s.prefix,
-          .table = pages ? pages.table + s.page : nullptr,
+          .table = table,
           .page_rows = problem.key.rows()};
 }
 
@@ -64,16 +64,16 @@ Operand operand(const TensorView& view, const Sequence& s, std::int64_t first) {
   return operand_at(view, s.batch, first);
 }
 
-KeySource key_source(const Problem& problem, const Sequence& s) {
+KeySource key_source(const Problem& problem, const Sequence& s, const std::int32_t* table) {
   const Cache& cache = problem.cache;
   const Origin origin = origin_of(problem, s);
-  KeySource keys = source(problem, s, channels(problem.key, cache.prefix_key, cache.key, s, origin));
+  KeySource keys = source(problem, s, table, channels(problem.key, cache.prefix_key, cache.key, s, origin));
   if (cache.has_rope()) keys.rope = channels(cache.key_rope, cache.prefix_key_rope, {}, s, origin);
   return keys;
 }
 
-KeySource value_source(const Problem& problem, const Sequence& s) {
-  return source(problem, s,
+KeySource value_source(const Problem& problem, const Sequence& s, const std::int32_t* table) {
+  return source(problem, s, table,
                 channels(problem.value, problem.cache.prefix_value, problem.cache.value, s,
                          origin_of(problem, s)));
 }

@@ -9,7 +9,8 @@ namespace fusion_attention::plan {
 // The part of a view that belongs to one sequence; `first` is its first row (key) on the row axis.
 kernels::Operand operand(const TensorView& view, const Sequence& s, std::int64_t first);
 
-kernels::KeySource key_source(const Problem& problem, const Sequence& s);
-kernels::KeySource value_source(const Problem& problem, const Sequence& s);
+// `table`: the entries of the sequence, null without pages.
+kernels::KeySource key_source(const Problem& problem, const Sequence& s, const std::int32_t* table);
+kernels::KeySource value_source(const Problem& problem, const Sequence& s, const std::int32_t* table);
 
 }  // namespace fusion_attention::plan

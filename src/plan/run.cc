@@ -9,6 +9,7 @@
 #include "fusion_attention/error.h"
 #include "plan/contiguous.h"
 #include "plan/keys.h"
+#include "plan/page_table.h"
 #include "plan/plan.h"
 #include "plan/sink.h"
 #include "plan/uncovered.h"
@@ -61,11 +62,13 @@ kernels::OutputScale output_scale(const Problem& problem) {
 class Execution {
  public:
   Execution(const Problem& problem, const Plan::State& state, const plan::Schedule& schedule,
-            const std::vector<std::int64_t>& rows_before, const plan::Workspace& workspace, std::byte* memory)
+            const std::vector<std::int64_t>& rows_before, const plan::PageTable& pages,
+            const plan::Workspace& workspace, std::byte* memory)
       : problem_(problem),
         state_(state),
         schedule_(schedule),
         rows_before_(rows_before),
+        pages_(pages),
         workspace_(workspace),
         memory_(memory) {}
 
@@ -142,8 +145,8 @@ class Execution {
     return {.shape = plan::shape_of(problem_, s),
             .query = plan::operand(problem_.query, s, s.row),
             .output = plan::operand(problem_.output, s, s.row),
-            .key = plan::key_source(problem_, s),
-            .value = plan::value_source(problem_, s),
+            .key = plan::key_source(problem_, s, pages_.of(static_cast<std::size_t>(index))),
+            .value = plan::value_source(problem_, s, pages_.of(static_cast<std::size_t>(index))),
             .statistics = statistics(problem_, s, rows_before_[static_cast<std::size_t>(index)]),
             .output_scale = output_scale(problem_),
             .blocking = &kernel_of(index) == state_.row ? state_.blocking : state_.decode_blocking};
@@ -168,6 +171,7 @@ class Execution {
   const Plan::State& state_;
   const plan::Schedule& schedule_;
   const std::vector<std::int64_t>& rows_before_;
+  const plan::PageTable& pages_;
   const plan::Workspace& workspace_;
   std::byte* const memory_;
 };
@@ -177,6 +181,7 @@ void execute(const Plan::State& state, const Problem& problem) {
   thread_local Arena arena;
   thread_local plan::Schedule schedule;
   thread_local std::vector<std::int64_t> rows_before;
+  thread_local plan::PageTable pages;
 
   const plan::Workspace workspace = plan::schedule(problem, state, thread_count(), schedule);
   rows_before.clear();
@@ -185,10 +190,11 @@ void execute(const Plan::State& state, const Problem& problem) {
     rows_before.push_back(rows);
     rows += s.rows;
   }
+  pages.take(problem);
   const plan::Uncovered uncovered(problem);
   std::byte* memory = arena.take(workspace.bytes);
 
-  const Execution execution(problem, state, schedule, rows_before, workspace, memory);
+  const Execution execution(problem, state, schedule, rows_before, pages, workspace, memory);
   if (problem.bias.gradient)
     std::fill_n(problem.bias.gradient, static_cast<std::size_t>(problem.bias.elements), 0.0f);
   if (schedule.owners.empty()) {

@@ -1,10 +1,11 @@
-// Every rejection of a cache: shapes and lengths at any time, entries of the table when they may be read.
+// Every rejection of a cache: shapes and lengths at any time, entries of the table when they are read.
 #include <algorithm>
 #include <array>
 
 #include "base/math.h"
 #include "problem/check.h"
 #include "problem/reach.h"
+#include "problem/validate.h"
 
 namespace fusion_attention {
 namespace {
@@ -127,17 +128,15 @@ void check_cached_keys(const Problem& p, const Sequence& s) {
   check_keys(p, s);
 }
 
-void check_table(const Problem& p) {
-  if (!p.cache.pages) return;
+void append_pages(const Problem& p, const Sequence& s, std::vector<std::int32_t>& out) {
   const std::int64_t size = p.key.rows(), pages = p.key.batches();
-  for (const Sequence& s : p.sequences) {
-    const Interval keys = reach(s);
-    const std::int64_t first = greater(keys.begin - s.prefix, 0) / size, end = keys.end - s.prefix;
-    for (std::int64_t page = first; page * size < end; ++page) {
-      const std::int32_t entry = p.cache.pages.table[s.page + page];
-      if (entry < 0 || entry >= pages)
-        refuse("pages", "page " + std::to_string(entry), "0 … " + std::to_string(pages - 1));
-    }
+  const Interval keys = reach(s);
+  const std::int64_t end = keys.end - s.prefix, first = greater(keys.begin - s.prefix, 0) / size;
+  for (std::int64_t page = 0; page * size < end; ++page) {
+    const std::int32_t entry = page < first ? 0 : p.cache.pages.table[s.page + page];
+    if (entry < 0 || entry >= pages)
+      refuse("pages", "page " + std::to_string(entry), "0 … " + std::to_string(pages - 1));
+    out.push_back(entry);
   }
 }
 

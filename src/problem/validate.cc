@@ -350,7 +350,6 @@ void validate_memory(const Problem& p) {
       if (overlap(out, *other))
         refuse(out.argument, std::string("memory shared with ") + other->argument, "memory of its own");
   }
-  check_table(p);
 }
 
 }  // namespace fusion_attention
