@@ -112,7 +112,7 @@ class KeyRows {
   FA_INLINE Step step(std::int64_t first, int n, std::int64_t end) const {
     if (in_place_) {
       const Run run = run_of(source_, source_.leading, head_, first);
-      if (run.rows >= n) return {{run.data, run.stride}, ahead_of(source_.leading, first, n, end)};
+      if (run.rows >= n) return {{run.data, run.stride}, ahead_of(source_.leading, first + n, end)};
     }
     copy(source_.leading, first, n, end, buffer_);
     if (source_.rope.channels > 0)
@@ -125,8 +125,9 @@ class KeyRows {
     return round_up(channels * std::int64_t{sizeof(T)}, kLine);
   }
 
-  FA_INLINE Ahead ahead_of(const KeyChannels& part, std::int64_t first, int n, std::int64_t end) const {
-    const std::int64_t next = lesser(first + n, end - 1);
+  // Rows from `next` on, as far as their run and `end` go; at least one.
+  FA_INLINE Ahead ahead_of(const KeyChannels& part, std::int64_t next, std::int64_t end) const {
+    next = lesser(next, end - 1);
     const Run run = run_of(source_, part, head_, next);
     return {run.data, run.stride, lesser(run.rows, end - next) - 1};
   }
@@ -134,18 +135,19 @@ class KeyRows {
   // Run by run, one part of the channels of n keys.
   [[gnu::noinline]] void copy(const KeyChannels& part, std::int64_t first, int n, std::int64_t end,
                               std::byte* out) const {
-    const Ahead ahead = ahead_of(part, first, n, end);
-    for (int done = 0; done < n;) {
+    for (std::int64_t done = 0; done < n;) {
       Run run = run_of(source_, part, head_, first + done);
       run.rows = lesser(run.rows, n - done);
+      const Ahead ahead = ahead_of(part, first + n + done, end);
+      std::byte* to = out + done * row_bytes_;
       if (part.dtype == Dtype::int8) {
-        widen<std::int8_t>(part, run, ahead, done, out);
+        widen<std::int8_t>(part, run, ahead, to);
       } else if (part.dtype == Dtype::int4) {
-        widen<int4_pair>(part, run, ahead, done, out);
+        widen<int4_pair>(part, run, ahead, to);
       } else {
-        copy_rows(part, run, ahead, done, out);
+        copy_rows(part, run, ahead, to);
       }
-      done += static_cast<int>(run.rows);
+      done += run.rows;
     }
   }
 
@@ -153,32 +155,32 @@ class KeyRows {
     for (std::int64_t at = 0; at < bytes; at += kLine) __builtin_prefetch(row + at);
   }
 
-  FA_INLINE void copy_rows(const KeyChannels& part, const Run& run, const Ahead& ahead, int done,
+  FA_INLINE void copy_rows(const KeyChannels& part, const Run& run, const Ahead& ahead,
                            std::byte* out) const {
     const std::int64_t bytes = part.channels * std::int64_t{sizeof(T)};
     for (std::int64_t i = 0; i < run.rows; ++i) {
-      prefetch(ahead[done + i], bytes);
-      std::memcpy(out + (done + i) * row_bytes_, run.data + i * run.stride, static_cast<std::size_t>(bytes));
+      prefetch(ahead[i], bytes);
+      std::memcpy(out + i * row_bytes_, run.data + i * run.stride, static_cast<std::size_t>(bytes));
     }
   }
 
   template <class Stored>
-  void widen(const KeyChannels& part, const Run& run, const Ahead& ahead, int done, std::byte* out) const {
+  void widen(const KeyChannels& part, const Run& run, const Ahead& ahead, std::byte* out) const {
     const Dtype dtype = part.scale.data ? part.scale.dtype : part.offset.dtype;
-    if (dtype == Dtype::float32) return widen_as<Stored, float>(part, run, ahead, done, out);
-    dtype == Dtype::float16 ? widen_as<Stored, f16>(part, run, ahead, done, out)
-                            : widen_as<Stored, bf16>(part, run, ahead, done, out);
+    if (dtype == Dtype::float32) return widen_as<Stored, float>(part, run, ahead, out);
+    dtype == Dtype::float16 ? widen_as<Stored, f16>(part, run, ahead, out)
+                            : widen_as<Stored, bf16>(part, run, ahead, out);
   }
 
   // x = (stored + offset)·scale, in fp32, rounded to T.
   template <class Stored, class S>
-  void widen_as(const KeyChannels& part, const Run& run, const Ahead& ahead, int done, std::byte* out) const {
+  void widen_as(const KeyChannels& part, const Run& run, const Ahead& ahead, std::byte* out) const {
     constexpr std::int64_t kPerElement = std::is_same_v<Stored, int4_pair> ? 2 : 1;
     const ScaleRows<Arch, S> scale(part.scale, run, head_), offset(part.offset, run, head_);
     for (std::int64_t i = 0; i < run.rows; ++i) {
-      prefetch(ahead[done + i], part.channels / kPerElement);
+      prefetch(ahead[i], part.channels / kPerElement);
       const Stored* from = reinterpret_cast<const Stored*>(run.data + i * run.stride);
-      T* to = reinterpret_cast<T*>(out + (done + i) * row_bytes_);
+      T* to = reinterpret_cast<T*>(out + i * row_bytes_);
       for (std::int64_t c = 0; c < part.channels; c += kLanes) {
         const std::int64_t left = part.channels - c;
         auto x = load_some<Arch>(from + c / kPerElement, left);
