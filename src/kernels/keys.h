@@ -181,13 +181,16 @@ class KeyRows {
       prefetch(ahead[i], part.channels / kPerElement);
       const Stored* from = reinterpret_cast<const Stored*>(run.data + i * run.stride);
       T* to = reinterpret_cast<T*>(out + i * row_bytes_);
-      for (std::int64_t c = 0; c < part.channels; c += kLanes) {
+      const auto at = [&](std::int64_t c) __attribute__((always_inline)) {
         const std::int64_t left = part.channels - c;
         auto x = load_some<Arch>(from + c / kPerElement, left);
         if (offset) x = Arch::add(x, offset.at(i, c, left));
-        if (scale) x = Arch::mul(x, scale.at(i, c, left));
-        store_some<Arch>(to + c, x, left);
-      }
+        return scale ? Arch::mul(x, scale.at(i, c, left)) : x;
+      };
+      std::int64_t c = 0;
+      if constexpr (std::is_same_v<T, bf16>)  // one instruction rounds two vecs, where there is one
+        for (; c + 2 * kLanes <= part.channels; c += 2 * kLanes) Arch::store_pairs(to + c, at(c), at(c + kLanes));
+      for (; c < part.channels; c += kLanes) store_some<Arch>(to + c, at(c), part.channels - c);
     }
   }
 
