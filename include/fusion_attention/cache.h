@@ -23,10 +23,10 @@ struct Pages {
   explicit operator bool() const { return table != nullptr; }
 };
 
-// x = (stored + offset)·scale in fp32, rounded once to the query's dtype. Both are views of one dtype with the
-// axes of the tensor they belong to (pages and their rows, where there are pages), stride 0 where they
-// broadcast; null data: scale 1, offset 0. `by_position`: [batch of the query, Nkv, keys behind the prefix, D]
-// instead, whose row j − prefix is key j's, in a page or not.
+// x = (stored + offset)·scale in fp32, rounded once to the query's dtype. Both are views of one dtype with
+// the axes of the tensor they belong to (pages and their rows, where there are pages), stride 0 where they
+// broadcast; null data: scale 1, offset 0. `by_position`: [batch of the query, Nkv, keys behind the prefix,
+// D] instead, whose row j − prefix is key j's, in a page or not.
 struct Scaling {
   TensorView scale, offset;
   bool by_position = false;

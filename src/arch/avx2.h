@@ -47,7 +47,8 @@ struct Avx2 {
   FA_INLINE static vec load(const int4_pair* p) { return widen_int8(Ymm::widen_int4(_mm_loadu_si64(p))); }
   FA_INLINE static vec load(const int4_pair* p, int n) {
     alignas(16) std::int8_t copy[kLanes] = {};
-    for (int i = 0; i < n; ++i) copy[i] = static_cast<std::int8_t>(i % 2 ? high_of(p[i / 2]) : low_of(p[i / 2]));
+    for (int i = 0; i < n; ++i)
+      copy[i] = static_cast<std::int8_t>(i % 2 ? high_of(p[i / 2]) : low_of(p[i / 2]));
     return load(copy);
   }
 

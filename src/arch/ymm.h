@@ -16,8 +16,7 @@ struct Ymm {
   // Sixteen int4 in the lower eight bytes, as sixteen int8.
   FA_INLINE static __m128i widen_int4(__m128i pairs) {
     const __m128i nibble = _mm_set1_epi8(15), sign = _mm_set1_epi8(8);
-    const __m128i even = _mm_and_si128(pairs, nibble),
-                  odd = _mm_and_si128(_mm_srli_epi16(pairs, 4), nibble);
+    const __m128i even = _mm_and_si128(pairs, nibble), odd = _mm_and_si128(_mm_srli_epi16(pairs, 4), nibble);
     return _mm_sub_epi8(_mm_xor_si128(_mm_unpacklo_epi8(even, odd), sign), sign);
   }
 

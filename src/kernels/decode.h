@@ -1,5 +1,6 @@
 // Few query rows against many keys: group × rows ≤ 16. Every key is used a handful of times, so packing it
-// would cost more than it saves: K and V are read once, where they lie (keys.h), and the limit is the memory's.
+// would cost more than it saves: K and V are read once, where they lie (keys.h), and the limit is the
+// memory's.
 //
 //   for step of 32 keys:   S = Q·Kᵀ  by dot_rows: one pass over the rows of K for all queries
 //                          P = softmax(S), the same rows of the same state as in the forward
@@ -15,8 +16,8 @@
 
 namespace fusion_attention::kernels {
 
-// K and V are fetched one step ahead, so that its lines arrive while the step before is computed (measured best
-// of 16, 24, 32, 64 rows on Zen 5; spread over the loop, never in bursts).
+// K and V are fetched one step ahead, so that its lines arrive while the step before is computed (measured
+// best of 16, 24, 32, 64 rows on Zen 5; spread over the loop, never in bursts).
 template <class Arch, class T>
 struct DecodeLayout {
   std::int64_t depth;  // D rounded up to whole vectors

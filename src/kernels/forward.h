@@ -110,8 +110,8 @@ class ForwardRun {
     return t_.row_begin + (together_ ? (b * kBlock + r) / shape_.group : b % row_blocks() * kBlock + r);
   }
   int rows_of(std::int64_t b) const {
-    return static_cast<int>(lesser(
-        kBlock, together_ ? shape_.group * task_rows() - b * kBlock : t_.row_end - row_of(b)));
+    return static_cast<int>(
+        lesser(kBlock, together_ ? shape_.group * task_rows() - b * kBlock : t_.row_end - row_of(b)));
   }
 
   State& state(std::int64_t b) const { return reinterpret_cast<State*>(scratch_ + at_.states)[b]; }
@@ -331,8 +331,7 @@ class ForwardRun {
 
   void finish(std::int64_t b) {
     for (int r = 0; r < rows_of(b); ++r)
-      finish_row<Arch, T>(a_, t_, head_of(b, r), row_of(b, r), state(b), r,
-                          output(b) + arch::c_offset(r, 0));
+      finish_row<Arch, T>(a_, t_, head_of(b, r), row_of(b, r), state(b), r, output(b) + arch::c_offset(r, 0));
   }
 
   const ForwardArgs& a_;
@@ -342,7 +341,7 @@ class ForwardRun {
   std::byte* const scratch_;
   const KeyRows<Arch, T> keys_, values_;
   const bool value_in_key_;
-  const bool together_;  // the rows of several heads in one block
+  const bool together_;     // the rows of several heads in one block
   std::int64_t chunk_ = 0;  // first key of the packed chunk
   Pending pending_;
   int ring_ = 0, kept_ring_ = 0;

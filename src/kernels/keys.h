@@ -28,8 +28,13 @@ struct Run {
 // From a key on, as far as its neighbours lie beside it.
 FA_INLINE Run run_of(const KeySource& source, const KeyChannels& part, std::int64_t head, std::int64_t key) {
   if (key < source.prefix)
-    return {part.prefix.data + head * part.prefix.head + key * part.prefix.row, part.prefix.row,
-            source.prefix - key, true, 0, 0, 0};
+    return {part.prefix.data + head * part.prefix.head + key * part.prefix.row,
+            part.prefix.row,
+            source.prefix - key,
+            true,
+            0,
+            0,
+            0};
   const std::int64_t position = key -= source.prefix;
   std::int64_t page = 0, left = Band::kFar;
   if (source.table) {
@@ -37,8 +42,13 @@ FA_INLINE Run run_of(const KeySource& source, const KeyChannels& part, std::int6
     key %= source.page_rows;
     left = source.page_rows - key;
   }
-  return {part.rows.data + page * part.page + head * part.rows.head + key * part.rows.row, part.rows.row,
-          left, false, page, key, position};
+  return {part.rows.data + page * part.page + head * part.rows.head + key * part.rows.row,
+          part.rows.row,
+          left,
+          false,
+          page,
+          key,
+          position};
 }
 
 FA_INLINE bool same(const Operand& a, const Operand& b) {
@@ -189,7 +199,8 @@ class KeyRows {
       };
       std::int64_t c = 0;
       if constexpr (std::is_same_v<T, bf16>)  // one instruction rounds two vecs, where there is one
-        for (; c + 2 * kLanes <= part.channels; c += 2 * kLanes) Arch::store_pairs(to + c, at(c), at(c + kLanes));
+        for (; c + 2 * kLanes <= part.channels; c += 2 * kLanes)
+          Arch::store_pairs(to + c, at(c), at(c + kLanes));
       for (; c < part.channels; c += kLanes) store_some<Arch>(to + c, at(c), part.channels - c);
     }
   }

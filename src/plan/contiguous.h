@@ -35,7 +35,9 @@ void with_contiguous_channels(const Problem& problem, Compute&& compute) {
   TensorView Cache::* const cached[] = {&Cache::prefix_key, &Cache::prefix_value, &Cache::key_rope,
                                         &Cache::prefix_key_rope};
   const auto copied = [&](TensorView Problem::* view) { return !detail::contiguous_channels(problem.*view); };
-  const auto apart = [&](TensorView Cache::* view) { return !detail::contiguous_channels(problem.cache.*view); };
+  const auto apart = [&](TensorView Cache::* view) {
+    return !detail::contiguous_channels(problem.cache.*view);
+  };
   bool any = false;
   for (auto view : inputs) any |= copied(view);
   for (auto view : gradients) any |= copied(view);

@@ -51,11 +51,8 @@ KeyChannels channels(const TensorView& view, const TensorView& prefix, const Sca
 
 KeySource source(const Problem& problem, const Sequence& s, const std::int32_t* table,
                  const KeyChannels& leading) {
-  return {.leading = leading,
-          .rope = {},
-          .prefix = s.prefix,
-          .table = table,
-          .page_rows = problem.key.rows()};
+  return {
+      .leading = leading, .rope = {}, .prefix = s.prefix, .table = table, .page_rows = problem.key.rows()};
 }
 
 }  // namespace
@@ -73,9 +70,9 @@ KeySource key_source(const Problem& problem, const Sequence& s, const std::int32
 }
 
 KeySource value_source(const Problem& problem, const Sequence& s, const std::int32_t* table) {
-  return source(problem, s, table,
-                channels(problem.value, problem.cache.prefix_value, problem.cache.value, s,
-                         origin_of(problem, s)));
+  return source(
+      problem, s, table,
+      channels(problem.value, problem.cache.prefix_value, problem.cache.value, s, origin_of(problem, s)));
 }
 
 }  // namespace fusion_attention::plan

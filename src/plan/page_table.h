@@ -1,5 +1,5 @@
-// The entries of a page table that one run reads: checked and copied at once, because the caller may write the
-// table meanwhile.
+// The entries of a page table that one run reads: checked and copied at once, because the caller may write
+// the table meanwhile.
 #pragma once
 
 #include <cstddef>

@@ -2,7 +2,6 @@
 
 #include <algorithm>
 
-
 namespace fusion_attention {
 namespace {
 
@@ -78,7 +77,8 @@ TensorView described(Dtype dtype, const std::array<std::int64_t, 4>& shape) {
 }
 
 TensorView described_scales(const StoredLine& stored, const TensorView& of) {
-  TensorView view{.data = const_cast<std::uint8_t*>(kDescribed), .dtype = stored.scale_dtype, .shape = of.shape};
+  TensorView view{
+      .data = const_cast<std::uint8_t*>(kDescribed), .dtype = stored.scale_dtype, .shape = of.shape};
   std::int64_t stride = 1;
   for (std::size_t axis = 4; axis-- > 0;) {
     if (stored.axes.find(kAxes[axis]) == std::string::npos) continue;

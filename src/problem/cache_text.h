@@ -24,7 +24,7 @@ struct StoredLine {
 };
 
 struct CacheLine {
-  std::int64_t page = 0;              // rows; 0: no pages
+  std::int64_t page = 0;             // rows; 0: no pages
   std::vector<std::int64_t> prefix;  // none, one for all, or one per sequence
   std::int64_t rope = 0;
   std::optional<StoredLine> key, value;
@@ -38,8 +38,8 @@ std::string cache_text(const Problem& problem);
 // Whether the word was one of a cache.
 bool read_cache(Reader& reader, CacheLine& line);
 
-// Makes the keys of a plain problem those of the line: a prefix comes before the keys of sequences that are not
-// `listed`; the pages of a sequence follow those of the one before.
+// Makes the keys of a plain problem those of the line: a prefix comes before the keys of sequences that are
+// not `listed`; the pages of a sequence follow those of the one before.
 void describe_cache(const CacheLine& line, bool listed, Problem& problem);
 
 }  // namespace fusion_attention

@@ -6,8 +6,8 @@
 
 namespace fusion_attention {
 
-// Local, by the band alone, from a multiple of 32, which is where kernels begin to read; may be empty. Both ends
-// of what a row sees never decrease with the row.
+// Local, by the band alone, from a multiple of 32, which is where kernels begin to read; may be empty. Both
+// ends of what a row sees never decrease with the row.
 inline Interval reach(const Sequence& s) {
   if (s.rows == 0) return {};
   const std::int64_t keys = s.key0 + s.keys, first = s.band.row(s.row0, keys).begin - s.key0;

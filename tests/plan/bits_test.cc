@@ -92,7 +92,8 @@ TEST_F(Bits, OfLongProblemsAreTheSameOnAnyThreads) {
   struct Size {
     std::int64_t heads, kv_heads, rows, keys;
   };
-  const Size sizes[] = {{2, 2, 1100, 1100}, {4, 1, 3, 3000}, {1, 1, 130, 2500}, {1, 1, 1300, 500}, {24, 2, 40, 1100}};
+  const Size sizes[] = {
+      {2, 2, 1100, 1100}, {4, 1, 3, 3000}, {1, 1, 130, 2500}, {1, 1, 1300, 500}, {24, 2, 40, 1100}};
   for (const std::string& kernel : kernels()) {
     setenv("FUSION_ATTENTION_KERNEL", kernel.c_str(), 1);
     const bool slow = kernel == "scalar" || kernel == "amx_emulated";

@@ -37,7 +37,8 @@ TEST(CacheText, ComesBackAsItWas) {
 }
 
 TEST(CacheText, MakesNaturalPages) {
-  const Problem p = parse("fwd bf16 b3 h8/2 q1 k40 d64/32 pages(16) prefix(8) rope(24) key(int8,nd) value(int4,nr,fp16,offset)");
+  const Problem p = parse(
+      "fwd bf16 b3 h8/2 q1 k40 d64/32 pages(16) prefix(8) rope(24) key(int8,nd) value(int4,nr,fp16,offset)");
   EXPECT_EQ(p.key.shape, (std::array<std::int64_t, 4>{9, 2, 16, 40}));
   EXPECT_EQ(p.value.shape, (std::array<std::int64_t, 4>{9, 2, 16, 32}));
   EXPECT_EQ(p.cache.prefix_key.shape, (std::array<std::int64_t, 4>{1, 2, 8, 40}));
@@ -48,12 +49,12 @@ TEST(CacheText, MakesNaturalPages) {
 }
 
 TEST(CacheText, RefusesMalformedLines) {
-  for (const char* line : {"fwd bf16 pages(0)", "fwd bf16 pages(-1)", "fwd bf16 pages(16", "fwd bf16 k4 prefix(-1)",
-                           "fwd bf16 b3 k4 prefix(1:2)", "fwd bf16 d8 rope(9)", "fwd bf16 d8 rope(-1)",
-                           "fwd bf16 key(fp8)", "fwd bf16 key(int8,zz)", "fwd bf16 d3 key(int4,n)",
-                           "fwd bf16 d8 k4 prefix(2) key(int8,r)", "bwd bf16 d8 k4 pages(2)",
-                           "fwd bf16 k4 prefix(9999999999999999)",
-                           "fwd bf16 b16777216 k1099511627776 pages(1)"})
+  for (const char* line :
+       {"fwd bf16 pages(0)", "fwd bf16 pages(-1)", "fwd bf16 pages(16", "fwd bf16 k4 prefix(-1)",
+        "fwd bf16 b3 k4 prefix(1:2)", "fwd bf16 d8 rope(9)", "fwd bf16 d8 rope(-1)", "fwd bf16 key(fp8)",
+        "fwd bf16 key(int8,zz)", "fwd bf16 d3 key(int4,n)", "fwd bf16 d8 k4 prefix(2) key(int8,r)",
+        "bwd bf16 d8 k4 pages(2)", "fwd bf16 k4 prefix(9999999999999999)",
+        "fwd bf16 b16777216 k1099511627776 pages(1)"})
     EXPECT_THROW(parse(line), Error) << line;
 }
 
@@ -126,7 +127,8 @@ TEST_F(CacheValidation, NamesTheArgumentOfEveryBreak) {
          p.cache.key.offset = p.cache.key.scale;
          p.cache.key.offset.dtype = Dtype::float16;
        }},
-      {"value.scale", [](Problem& p) { p.value.dtype = Dtype::float32, p.cache.prefix_value.dtype = Dtype::float32; }},
+      {"value.scale",
+       [](Problem& p) { p.value.dtype = Dtype::float32, p.cache.prefix_value.dtype = Dtype::float32; }},
       {"value.scale", [](Problem& p) { p.cache.value.by_position = true; }},
       {"pages", [](Problem& p) { p.cache.pages.entries = 4; }},
       {"pages", [](Problem& p) { p.cache.pages.entries = -1; }},
@@ -155,7 +157,8 @@ TEST_F(CacheValidation, NamesTheArgumentOfEveryBreak) {
 }
 
 TEST_F(CacheValidation, RefusesEveryReachedEntryThatIsNoPage) {
-  for (const std::int32_t bad : {-1, 4, std::numeric_limits<std::int32_t>::max(), std::numeric_limits<std::int32_t>::min()})
+  for (const std::int32_t bad :
+       {-1, 4, std::numeric_limits<std::int32_t>::max(), std::numeric_limits<std::int32_t>::min()})
     for (const int at : {0, 1, 3, 4}) {
       const std::int32_t good = std::exchange(table_[at], bad);
       expect_refused("pages", problem_);
@@ -180,7 +183,8 @@ TEST(HiddenPages, MayHaveAnyEntry) {
   for (const std::int64_t rows : {1, 40}) {
     Problem p = parse("fwd fp32 b1 h2/1 q" + std::to_string(rows) + " k640 d8 pages(16)");
     p.sequences[0].band = {.lo = 640 - rows - 100, .hi = 640 - rows - 20};
-    std::vector<float> query(static_cast<std::size_t>(2 * rows * 8), 0.5f), pool(640 * 8, 0.25f), output(query.size());
+    std::vector<float> query(static_cast<std::size_t>(2 * rows * 8), 0.5f), pool(640 * 8, 0.25f),
+        output(query.size());
     p.query.data = query.data(), p.key.data = p.value.data = pool.data(), p.output.data = output.data();
     // Keys 640 − rows − 100 … 639 − 20 − (rows − 1) + … of whole steps of 32 keys are read.
     const std::int64_t first = (640 - rows - 100) / 32 * 32 / 16, last = (640 - 1 - 20) / 16;
@@ -202,7 +206,8 @@ TEST(CacheReference, IsThatOfThePlainTensors) {
     const auto bits = testing::output_bits(random.cached.problem);
     random.made->poison_outputs();
     run_reference(random.cached.twin);
-    ASSERT_EQ(testing::output_bits(random.cached.twin), bits) << text(random.cached.problem) << "\n  seed " << seed;
+    ASSERT_EQ(testing::output_bits(random.cached.twin), bits)
+        << text(random.cached.problem) << "\n  seed " << seed;
   }
 }
 

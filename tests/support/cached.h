@@ -32,8 +32,8 @@ class Cached {
     make(problem.value, prefix_value_, problem.cache.value, from.value, value, 0, from.value.channels());
     if (rope > 0) {
       Scaling none;
-      make(problem.cache.key_rope, problem.cache.prefix_key_rope, none, from.key, from.query.dtype, depth - rope,
-           rope);
+      make(problem.cache.key_rope, problem.cache.prefix_key_rope, none, from.key, from.query.dtype,
+           depth - rope, rope);
     }
     if (prefix_ > 0) problem.cache.prefix_key = prefix_key_, problem.cache.prefix_value = prefix_value_;
     make_twin();
@@ -49,7 +49,8 @@ class Cached {
     return draw_.one_in(2) ? memory.head() : memory.tail(static_cast<std::size_t>(bytes));
   }
 
-  // [batch, head, row, channel] or [batch, row, head, channel] in memory, with or without gaps; bytes are NaN.
+  // [batch, head, row, channel] or [batch, row, head, channel] in memory, with or without gaps; bytes are
+  // NaN.
   TensorView view(Dtype dtype, const std::array<std::int64_t, 4>& shape) {
     TensorView v{.dtype = dtype, .shape = shape};
     std::array<std::size_t, 4> order{3, 2, 1, 0};
@@ -90,8 +91,8 @@ class Cached {
       s.key = 0;
       for (std::int64_t page = 0; page < count; ++page) table.push_back(static_cast<std::int32_t>(used++));
       for (std::int64_t extra = draw_.between(0, 2); extra > 0; --extra)
-        table.push_back(draw_.pick({-1, std::numeric_limits<std::int32_t>::max(),
-                                    std::numeric_limits<std::int32_t>::min()}));
+        table.push_back(draw_.pick(
+            {-1, std::numeric_limits<std::int32_t>::max(), std::numeric_limits<std::int32_t>::min()}));
     }
     pages_ = used + draw_.between(used == 0, 3);
     std::vector<std::int32_t> place(static_cast<std::size_t>(pages_));
@@ -103,7 +104,8 @@ class Cached {
     std::byte* data = memory_.emplace_back(static_cast<std::size_t>(std::max<std::int64_t>(bytes, 4)))
                           .tail(static_cast<std::size_t>(bytes));
     std::memcpy(data, table.data(), static_cast<std::size_t>(bytes));
-    problem.cache.pages = {reinterpret_cast<const std::int32_t*>(data), static_cast<std::int64_t>(table.size())};
+    problem.cache.pages = {reinterpret_cast<const std::int32_t*>(data),
+                           static_cast<std::int64_t>(table.size())};
   }
 
   Dtype stored_dtype(std::int64_t channels) {
@@ -175,7 +177,8 @@ class Cached {
     }
     v.data = memory_.emplace_back(static_cast<std::size_t>(stride * size_of(v.dtype)))
                  .tail(static_cast<std::size_t>(stride * size_of(v.dtype)));
-    const TensorView flat{.data = v.data, .dtype = v.dtype, .shape = {1, 1, 1, stride}, .stride = {0, 0, 0, 1}};
+    const TensorView flat{
+        .data = v.data, .dtype = v.dtype, .shape = {1, 1, 1, stride}, .stride = {0, 0, 0, 1}};
     std::mt19937_64 random(draw_.number());
     std::uniform_real_distribution<double> number(size / 4, size);
     for (std::int64_t i = 0; i < stride; ++i) write(flat, 0, 0, 0, i, number(random));
@@ -228,8 +231,9 @@ class Cached {
         for (std::int64_t j = 0; j < s.keys; ++j) {
           for (std::int64_t c = 0; c < from_.query.channels(); ++c)
             write(twin.key, 0, n, to.key + j, c,
-                  c < own ? number(s, problem.key, prefix_key_, problem.cache.key, n, j, c)
-                          : number(s, problem.cache.key_rope, problem.cache.prefix_key_rope, {}, n, j, c - own));
+                  c < own
+                      ? number(s, problem.key, prefix_key_, problem.cache.key, n, j, c)
+                      : number(s, problem.cache.key_rope, problem.cache.prefix_key_rope, {}, n, j, c - own));
           for (std::int64_t c = 0; c < from_.value.channels(); ++c)
             write(twin.value, 0, n, to.key + j, c,
                   number(s, problem.value, prefix_value_, problem.cache.value, n, j, c));
@@ -247,7 +251,9 @@ class Cached {
 // A random forward whose keys are in a cache.
 struct RandomCached {
   explicit RandomCached(std::uint64_t seed, bool infinities = true, Scores scores = Scores::plain)
-      : made(random_case(seed, Pass::forward, infinities, scores)), draw(~seed), cached(made->problem, draw) {}
+      : made(random_case(seed, Pass::forward, infinities, scores)),
+        draw(~seed),
+        cached(made->problem, draw) {}
 
   std::unique_ptr<Case> made;
   Draw draw;

@@ -49,7 +49,8 @@ int replay(const std::string& line, std::uint64_t seed) {
     if (how == kNotAtAll) continue;
     const auto cached = cached_of(text(problem), seed, has_infinities(arch));
     if (!cached && !cache_text(problem).empty())
-      throw Error(ErrorKind::value, "problem line", "a cache", "the cache of a random problem, with its seed");
+      throw Error(ErrorKind::value, "problem line", "a cache",
+                  "the cache of a random problem, with its seed");
     const auto plain = cached ? nullptr : case_of(problem, text(problem), seed, has_infinities(arch));
     Case& made = cached ? *cached->made : *plain;
     const Problem& runs = cached ? cached->cached.problem : made.problem;
