@@ -8,7 +8,7 @@ namespace {
 constexpr char kAxes[] = "bnrd";
 constexpr char kPages[] = "pages(rows), at least 1";
 constexpr char kPrefix[] = "prefix(keys[:keys…])";
-constexpr char kStored[] = "int8|int4[,axes of b, n, r, d[,fp32|fp16|bf16][,offset]]";
+constexpr char kStored[] = "int8|int4[,axes of b, n, r, d[,fp32|fp16|bf16][,offset][,position]]";
 constexpr std::int64_t kMostPages = std::int64_t{1} << 31;
 
 std::string stored_text(const char* what, const TensorView& view, const Scaling& scaling) {
@@ -18,9 +18,10 @@ std::string stored_text(const char* what, const TensorView& view, const Scaling&
   if (numbers.data) {
     text += ',';
     for (std::size_t axis = 0; axis < 4; ++axis)
-      if (numbers.stride[axis] != 0 && numbers.shape[axis] > 1) text += kAxes[axis];
+      if (numbers.stride[axis] != 0) text += kAxes[axis];
     if (numbers.dtype != Dtype::float32) text += std::string(",") + name(numbers.dtype);
     if (scaling.offset.data) text += ",offset";
+    if (scaling.by_position) text += ",position";
   }
   return text + ")";
 }
@@ -52,6 +53,8 @@ StoredLine read_stored(Reader& reader) {
     while (reader.skip(",")) {
       if (reader.skip("offset")) {
         stored.offset = true;
+      } else if (reader.skip("position")) {
+        stored.by_position = true;
       } else if (const auto dtype = reader.floating_dtype()) {
         stored.scale_dtype = *dtype;
       } else {
@@ -76,22 +79,26 @@ TensorView described(Dtype dtype, const std::array<std::int64_t, 4>& shape) {
   return view;
 }
 
-TensorView described_scales(const StoredLine& stored, const TensorView& of) {
+// By position, rows are keys behind the prefix.
+TensorView described_scales(const StoredLine& stored, const TensorView& of, const Problem& p) {
   TensorView view{
       .data = const_cast<std::uint8_t*>(kDescribed), .dtype = stored.scale_dtype, .shape = of.shape};
+  if (stored.by_position) view.shape[0] = p.query.batches(), view.shape[2] = own_keys(p);
   std::int64_t stride = 1;
   for (std::size_t axis = 4; axis-- > 0;) {
     if (stored.axes.find(kAxes[axis]) == std::string::npos) continue;
     view.stride[axis] = stride;
-    stride *= std::max<std::int64_t>(of.shape[axis], 1);
+    stride *= std::max<std::int64_t>(view.shape[axis], 1);
   }
   return view;
 }
 
-void describe_stored(const std::optional<StoredLine>& stored, TensorView& view, Scaling& scaling) {
+void describe_stored(const std::optional<StoredLine>& stored, const Problem& p, TensorView& view,
+                     Scaling& scaling) {
   if (!stored) return;
   view.dtype = stored->dtype;
-  if (stored->scaled) scaling.scale = described_scales(*stored, view);
+  scaling.by_position = stored->by_position;
+  if (stored->scaled) scaling.scale = described_scales(*stored, view, p);
   if (stored->offset) scaling.offset = scaling.scale;
 }
 
@@ -174,8 +181,8 @@ void describe_cache(const CacheLine& line, bool listed, Problem& p) {
   p.key = described(dtype, {batches, heads, rows, depth});
   p.value = described(dtype, {batches, heads, rows, p.value.channels()});
   if (line.rope > 0) c.key_rope = described(dtype, {batches, heads, rows, line.rope});
-  describe_stored(line.key, p.key, c.key);
-  describe_stored(line.value, p.value, c.value);
+  describe_stored(line.key, p, p.key, c.key);
+  describe_stored(line.value, p, p.value, c.value);
   if (prefix == 0) return;
   c.prefix_key = described(p.key.dtype, {1, heads, prefix, depth});
   c.prefix_value = described(p.value.dtype, {1, heads, prefix, p.value.channels()});

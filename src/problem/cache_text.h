@@ -18,7 +18,7 @@ alignas(std::max_align_t) inline constexpr std::uint8_t kDescribed[sizeof(std::m
 // key(int8,nd,fp16,offset): scales along heads and channels, and offsets like them.
 struct StoredLine {
   Dtype dtype = Dtype::int8;
-  bool scaled = false, offset = false;
+  bool scaled = false, offset = false, by_position = false;
   std::string axes;
   Dtype scale_dtype = Dtype::float32;
 };

@@ -38,7 +38,7 @@ TEST(CacheText, ComesBackAsItWas) {
 
 TEST(CacheText, MakesNaturalPages) {
   const Problem p = parse(
-      "fwd bf16 b3 h8/2 q1 k40 d64/32 pages(16) prefix(8) rope(24) key(int8,nd) value(int4,nr,fp16,offset)");
+      "fwd bf16 b3 h8/2 q1 k40 d64/32 pages(16) prefix(8) rope(24) key(int8,nd) value(int4,n,fp16,offset)");
   EXPECT_EQ(p.key.shape, (std::array<std::int64_t, 4>{9, 2, 16, 40}));
   EXPECT_EQ(p.value.shape, (std::array<std::int64_t, 4>{9, 2, 16, 32}));
   EXPECT_EQ(p.cache.prefix_key.shape, (std::array<std::int64_t, 4>{1, 2, 8, 40}));
