@@ -90,8 +90,14 @@ Problem dense_problem(Pass pass, Dtype dtype, std::int64_t batches, std::int64_t
 //   dropout(keep=0.9,seed=5,offset=12)      dropout(keep=0.9,bits)     sink
 //   halves (half_scores)                    scaled(1)  scaled(512,offset)  output_scaling: numbers of each
 //   integer(0.001,127,0.0002)               the scales of int8 operands: of scores, weights, values
+// and of a cache
+//   pages(16)       rows of a page; k is then the most keys of a sequence behind its prefix
+//   prefix(32)      keys before those of every sequence; one number per sequence: prefix(32:0:32)
+//   rope(64)        the last channels of d lie in a tensor of their own
+//   key(int8,nd,fp16,offset) value(int4,nr)    stored as, the axes of its scales (b, n, r, d), their dtype;
+//                   `position`: by_position
 // parse(text(p)) describes the same work with contiguous views and null data; bias and dropout lie on natural
-// planes (one array over the tensors, or one block per packed sequence).
+// planes (one array over the tensors, or one block per packed sequence), pages in the order of the sequences.
 std::string text(const Problem& problem);
 Problem parse(std::string_view line);  // throws Error on a malformed line
 

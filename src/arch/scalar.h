@@ -10,6 +10,7 @@
 #include "arch/tile.h"
 #include "base/half.h"
 #include "base/inline.h"
+#include "base/int4.h"
 
 namespace fusion_attention::arch {
 
@@ -21,6 +22,15 @@ inline constexpr float kExp2<3>[4] = {0.999925219f, 0.69583354f, 0.226067155f, 0
 template <>
 inline constexpr float kExp2<5>[6] = {0.999999925f,  0.693153073f,   0.240153617f,
                                       0.0558263181f, 0.00898934002f, 0.0018775767f};
+
+// One rounding where the target has an instruction for it.
+FA_INLINE float multiply_add(float a, float b, float c) {
+#ifdef __FP_FAST_FMAF
+  return __builtin_fmaf(a, b, c);
+#else
+  return a * b + c;
+#endif
+}
 
 struct Scalar {
   static constexpr const char* kName = "scalar";
@@ -55,6 +65,17 @@ struct Scalar {
   FA_INLINE static vec load(const T* p, int n) {
     return each([&](int i) { return i < n ? to_float(p[i]) : 0.0f; });
   }
+  FA_INLINE static vec load(const std::int8_t* p) { return load(p, kLanes); }
+  FA_INLINE static vec load(const std::int8_t* p, int n) {
+    return each([&](int i) { return i < n ? static_cast<float>(p[i]) : 0.0f; });
+  }
+  FA_INLINE static vec load(const int4_pair* p) { return load(p, kLanes); }
+  FA_INLINE static vec load(const int4_pair* p, int n) {
+    return each([&](int i) {
+      if (i >= n) return 0.0f;
+      return static_cast<float>(i % 2 ? high_of(p[i / 2]) : low_of(p[i / 2]));
+    });
+  }
   template <class T>
   FA_INLINE static void store(T* p, vec a) {
     store(p, a, kLanes);
@@ -88,10 +109,10 @@ struct Scalar {
     return each([&](int i) { return a.lane[i] > b.lane[i] ? a.lane[i] : b.lane[i]; });
   }
   FA_INLINE static vec fma(vec a, vec b, vec c) {
-    return each([&](int i) { return a.lane[i] * b.lane[i] + c.lane[i]; });
+    return each([&](int i) { return multiply_add(a.lane[i], b.lane[i], c.lane[i]); });
   }
   FA_INLINE static vec fms(vec a, vec b, vec c) {
-    return each([&](int i) { return a.lane[i] * b.lane[i] - c.lane[i]; });
+    return each([&](int i) { return multiply_add(a.lane[i], b.lane[i], -c.lane[i]); });
   }
   FA_INLINE static vec sqrt(vec a) {
     return each([&](int i) { return __builtin_sqrtf(a.lane[i]); });

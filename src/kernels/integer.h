@@ -165,7 +165,7 @@ class IntegerRun {
   // K and V of the keys [begin_, end_). V from a whole group on: the keys in front of begin_ weigh nothing.
   void pack() {
     for (std::int64_t key = begin_; key < end_; key += kBlock) {
-      pack_b_transposed<Arch, Format>(rows_at(a_.key, t_.kv_head, key),
+      pack_b_transposed<Arch, Format>(rows_at(a_.key.leading.rows, t_.kv_head, key),
                                       static_cast<int>(lesser(kBlock, end_ - key)), shape_.depth,
                                       packed_key(key));
       if constexpr (Format::kRaise != 0) {
@@ -177,8 +177,8 @@ class IntegerRun {
     const int first = group_of(begin_), last = group_of(end_ - 1) + 1;
     const std::int64_t key = tile_ + first * kGroupKeys;
     for (int column = 0; column < at_.columns; ++column) {
-      pack_integer_depth<Arch, Format>(rows_at(a_.value, t_.kv_head, key), end_ - key, column * kBlock,
-                                       lesser(kBlock, shape_.value_depth - column * kBlock),
+      pack_integer_depth<Arch, Format>(rows_at(a_.value.leading.rows, t_.kv_head, key), end_ - key,
+                                       column * kBlock, lesser(kBlock, shape_.value_depth - column * kBlock),
                                        packed_value(column, first));
       if constexpr (Format::kRaise != 0) {
         std::memset(value_sums(column, first), 0, kBlock * sizeof(std::int32_t));

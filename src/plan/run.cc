@@ -8,6 +8,8 @@
 #include "base/parallel.h"
 #include "fusion_attention/error.h"
 #include "plan/contiguous.h"
+#include "plan/keys.h"
+#include "plan/page_table.h"
 #include "plan/plan.h"
 #include "plan/sink.h"
 #include "plan/uncovered.h"
@@ -42,15 +44,6 @@ class Arena {
   std::size_t size_ = 0;
 };
 
-// The part of a view that belongs to one sequence; `first` is its first row (key) on the row axis.
-kernels::Operand operand(const TensorView& view, const Sequence& s, std::int64_t first) {
-  const std::int64_t size = size_of(view.dtype);
-  return {view.data ? static_cast<std::byte*>(view.data) +
-                          (s.batch * view.stride[0] + first * view.stride[2]) * size
-                    : nullptr,
-          view.stride[1] * size, view.stride[2] * size};
-}
-
 kernels::StatisticsPlane statistics(const Problem& problem, const Sequence& s, std::int64_t rows_before) {
   const Statistics& all = problem.statistics;
   const std::int64_t heads = problem.query.heads(), base = rows_before * heads * all.copies;
@@ -69,11 +62,13 @@ kernels::OutputScale output_scale(const Problem& problem) {
 class Execution {
  public:
   Execution(const Problem& problem, const Plan::State& state, const plan::Schedule& schedule,
-            const std::vector<std::int64_t>& rows_before, const plan::Workspace& workspace, std::byte* memory)
+            const std::vector<std::int64_t>& rows_before, const plan::PageTable& pages,
+            const plan::Workspace& workspace, std::byte* memory)
       : problem_(problem),
         state_(state),
         schedule_(schedule),
         rows_before_(rows_before),
+        pages_(pages),
         workspace_(workspace),
         memory_(memory) {}
 
@@ -148,10 +143,10 @@ class Execution {
   kernels::ForwardArgs forward_args(std::int64_t index) const {
     const Sequence& s = sequence(index);
     return {.shape = plan::shape_of(problem_, s),
-            .query = operand(problem_.query, s, s.row),
-            .key = operand(problem_.key, s, s.key),
-            .value = operand(problem_.value, s, s.key),
-            .output = operand(problem_.output, s, s.row),
+            .query = plan::operand(problem_.query, s, s.row),
+            .output = plan::operand(problem_.output, s, s.row),
+            .key = plan::key_source(problem_, s, pages_.of(static_cast<std::size_t>(index))),
+            .value = plan::value_source(problem_, s, pages_.of(static_cast<std::size_t>(index))),
             .statistics = statistics(problem_, s, rows_before_[static_cast<std::size_t>(index)]),
             .output_scale = output_scale(problem_),
             .integer = problem_.integer,
@@ -161,14 +156,14 @@ class Execution {
   kernels::BackwardArgs backward_args(std::int64_t index) const {
     const Sequence& s = sequence(index);
     return {.shape = plan::shape_of(problem_, s),
-            .query = operand(problem_.query, s, s.row),
-            .key = operand(problem_.key, s, s.key),
-            .value = operand(problem_.value, s, s.key),
-            .output = operand(problem_.output, s, s.row),
-            .output_gradient = operand(problem_.output_gradient, s, s.row),
-            .query_gradient = operand(problem_.query_gradient, s, s.row),
-            .key_gradient = operand(problem_.key_gradient, s, s.key),
-            .value_gradient = operand(problem_.value_gradient, s, s.key),
+            .query = plan::operand(problem_.query, s, s.row),
+            .key = plan::operand(problem_.key, s, s.key),
+            .value = plan::operand(problem_.value, s, s.key),
+            .output = plan::operand(problem_.output, s, s.row),
+            .output_gradient = plan::operand(problem_.output_gradient, s, s.row),
+            .query_gradient = plan::operand(problem_.query_gradient, s, s.row),
+            .key_gradient = plan::operand(problem_.key_gradient, s, s.key),
+            .value_gradient = plan::operand(problem_.value_gradient, s, s.key),
             .statistics = statistics(problem_, s, rows_before_[static_cast<std::size_t>(index)]),
             .blocking = state_.blocking};
   }
@@ -177,6 +172,7 @@ class Execution {
   const Plan::State& state_;
   const plan::Schedule& schedule_;
   const std::vector<std::int64_t>& rows_before_;
+  const plan::PageTable& pages_;
   const plan::Workspace& workspace_;
   std::byte* const memory_;
 };
@@ -186,6 +182,7 @@ void execute(const Plan::State& state, const Problem& problem) {
   thread_local Arena arena;
   thread_local plan::Schedule schedule;
   thread_local std::vector<std::int64_t> rows_before;
+  thread_local plan::PageTable pages;
 
   const plan::Workspace workspace = plan::schedule(problem, state, thread_count(), schedule);
   rows_before.clear();
@@ -194,10 +191,11 @@ void execute(const Plan::State& state, const Problem& problem) {
     rows_before.push_back(rows);
     rows += s.rows;
   }
+  pages.take(problem);
   const plan::Uncovered uncovered(problem);
   std::byte* memory = arena.take(workspace.bytes);
 
-  const Execution execution(problem, state, schedule, rows_before, workspace, memory);
+  const Execution execution(problem, state, schedule, rows_before, pages, workspace, memory);
   if (problem.bias.gradient)
     std::fill_n(problem.bias.gradient, static_cast<std::size_t>(problem.bias.elements), 0.0f);
   if (schedule.owners.empty()) {

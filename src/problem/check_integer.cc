@@ -6,6 +6,7 @@
 namespace fusion_attention {
 
 void check_integer(const Problem& p) {
+  if (p.query.dtype == Dtype::int4) refuse("query", "dtype int4", "fp32, fp16, bf16 or int8");
   if (p.query.dtype != Dtype::int8) return;
   constexpr std::int64_t kMostChannels = 131071;  // times 2^14 the int32 of a score is full
   if (p.pass == Pass::backward) refuse("query", "int8 in a backward", "a floating point dtype");
@@ -25,6 +26,7 @@ void check_integer(const Problem& p) {
   if (p.bias && (p.bias.kind != BiasKind::dense || p.bias.before_scale || p.bias.last_rows != 0))
     refuse("bias", "slopes, a bias before the scale or one of last rows",
            "a dense bias after the scale for int8 operands");
+  if (has_cache(p)) refuse("cache", "int8 operands", "floating point operands");
   if (p.dropout) refuse("dropout", "int8 operands", "floating point operands");
   if (p.sink) refuse("sink", "int8 operands", "floating point operands");
 }

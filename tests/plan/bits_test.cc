@@ -6,6 +6,7 @@
 #include <cstdlib>
 
 #include "arch/cpu.h"
+#include "support/cached.h"
 #include "support/outputs.h"
 #include "support/random.h"
 #include "support/random_problem.h"
@@ -68,13 +69,31 @@ TEST_F(Bits, OfRandomProblemsAreTheSameOnAnyThreads) {
     }
 }
 
+TEST_F(Bits, OfCachesAreTheSameOnAnyThreads) {
+  for (int i = 0; i < 24; ++i) {
+    const std::uint64_t seed = i % 2 ? testing::seed() + static_cast<std::uint64_t>(i) : std::uint64_t(i);
+    i / 2 % 2 ? setenv("FUSION_ATTENTION_MACHINE", "tiny", 1) : unsetenv("FUSION_ATTENTION_MACHINE");
+    const testing::RandomCached random(seed);
+    const Problem& p = random.cached.problem;
+    std::vector<std::byte> wanted;
+    for (const int threads : {1, 2, 3, 8}) {
+      set_thread_count(threads);
+      random.made->poison_outputs();
+      run(p);
+      if (threads == 1) wanted = output_bits(p);
+      ASSERT_EQ(output_bits(p), wanted) << threads << " threads: " << text(p) << ", seed " << seed;
+    }
+  }
+}
+
 // Long enough for every kind of split and for row ranges that the threads change; windows, whose first
 // visible key moves with the row range.
 TEST_F(Bits, OfLongProblemsAreTheSameOnAnyThreads) {
   struct Size {
     std::int64_t heads, kv_heads, rows, keys;
   };
-  const Size sizes[] = {{2, 2, 1100, 1100}, {4, 1, 3, 3000}, {1, 1, 130, 2500}, {1, 1, 1300, 500}};
+  const Size sizes[] = {
+      {2, 2, 1100, 1100}, {4, 1, 3, 3000}, {1, 1, 130, 2500}, {1, 1, 1300, 500}, {24, 2, 40, 1100}};
   for (const std::string& kernel : kernels()) {
     setenv("FUSION_ATTENTION_KERNEL", kernel.c_str(), 1);
     const bool slow = kernel == "scalar" || kernel == "amx_emulated";

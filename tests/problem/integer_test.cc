@@ -40,6 +40,8 @@ TEST(IntegerProblem, RefusesByName) {
       {"integer.weight_scale", [](Problem& p) { p.integer.weight_scale = NAN; }},
       {"integer.value_scale", [](Problem& p) { p.integer.value_scale = -INFINITY; }},
       {"half_scores", [](Problem& p) { p.half_scores = true; }},
+      {"cache", [](Problem& p) { p.cache.pages.table = reinterpret_cast<const std::int32_t*>(&p); }},
+      {"query", [](Problem& p) { p.query.dtype = Dtype::int4; }},
       {"dropout", [](Problem& p) { p.dropout.keep_prob = 0.5; }},
       {"sink", [](Problem& p) { p.sink.data = &p.integer.score_scale; }},
       {"bias",

@@ -8,12 +8,23 @@
 #include <cstdlib>
 
 #include "fusion_attention/error.h"
+#include "problem/cache_text.h"
 #include "support/bound.h"
+#include "support/cached.h"
 #include "support/every_arch.h"
 #include "support/random_problem.h"
 
 namespace fusion_attention::testing {
 namespace {
+
+// A random problem whose keys are in a cache, if that is the line.
+std::unique_ptr<RandomCached> cached_of(const std::string& line, std::uint64_t seed, bool infinities) {
+  for (const Scores scores : {Scores::plain, Scores::joined}) {
+    auto random = std::make_unique<RandomCached>(seed, infinities, scores);
+    if (text(random->cached.problem) == line) return random;
+  }
+  return nullptr;
+}
 
 std::unique_ptr<Case> case_of(const Problem& problem, const std::string& line, std::uint64_t seed,
                               bool infinities) {
@@ -36,11 +47,18 @@ int replay(const std::string& line, std::uint64_t seed) {
     if (!only.empty() && arch != only) continue;
     const std::string how = force(arch);
     if (how == kNotAtAll) continue;
-    const auto made = case_of(problem, text(problem), seed, has_infinities(arch));
-    const std::string kernel = make_plan(made->problem).kernel();
-    run(made->problem);
-    const Verdict verdict = judge(made->problem, route_of(arch, problem.query.dtype));
-    const bool good = verdict.failures == 0 && made->trespassed() == 0;
+    const auto cached = cached_of(text(problem), seed, has_infinities(arch));
+    if (!cached && !cache_text(problem).empty())
+      throw Error(ErrorKind::value, "problem line", "a cache",
+                  "the cache of a random problem, with its seed");
+    const auto plain = cached ? nullptr : case_of(problem, text(problem), seed, has_infinities(arch));
+    Case& made = cached ? *cached->made : *plain;
+    const Problem& runs = cached ? cached->cached.problem : made.problem;
+    const std::string kernel = make_plan(runs).kernel();
+    run(runs);
+    const Verdict verdict =
+        judge(cached ? cached->cached.twin : made.problem, route_of(arch, problem.query.dtype));
+    const bool good = verdict.failures == 0 && made.trespassed() == 0;
     std::printf("%s %s (%s): worst error / bound %.2f, %lld elements outside%s%s\n",
                 good ? "ok    " : "FAILED", kernel.c_str(), how.c_str(), verdict.worst,
                 static_cast<long long>(verdict.failures), verdict.first.empty() ? "" : "\n       ",
