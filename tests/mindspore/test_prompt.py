@@ -9,7 +9,13 @@ import pytest
 from mindspore import Tensor, nn, ops
 
 BFLOAT16 = Tensor([0], ms.bfloat16).asnumpy().dtype
-WORDS = {"num_heads": 4, "scale_value": 0.25, "input_layout": "BNSD", "num_key_value_heads": 2, "inner_precise": 0}
+WORDS = {
+    "num_heads": 4,
+    "scale_value": 0.25,
+    "input_layout": "BNSD",
+    "num_key_value_heads": 2,
+    "inner_precise": 0,
+}
 
 
 def arrays(dtype=np.float16, batches=2):
@@ -33,7 +39,7 @@ class Attend(nn.Cell):
     def construct(self, query, key, value, attn_mask=None):
         return ops.prompt_flash_attention(
             query, key, value, attn_mask, self.lengths, num_heads=4, scale_value=0.25,
-            input_layout="BNSD", num_key_value_heads=2, inner_precise=0, sparse_mode=1 if attn_mask is not None else 0,
+            input_layout="BNSD", num_key_value_heads=2, sparse_mode=1 if attn_mask is not None else 0,
         )  # fmt: skip
 
 
@@ -49,9 +55,7 @@ def layer():
 def test_equals_numpy_in_both_modes(layer, mode, dtype, masked):
     given = arrays(dtype)
     mask = np.random.default_rng(1).random((2, 1, 6, 9)) < 0.3 if masked else None
-    expected = front.prompt_flash_attention(
-        *given, mask, [4, 6], **WORDS, sparse_mode=1 if masked else 0
-    )
+    expected = front.prompt_flash_attention(*given, mask, [4, 6], **WORDS, sparse_mode=1 if masked else 0)
     cell = Attend(actual_seq_lengths=[4, 6])
     out = cell(*tensors(given), *([Tensor(mask)] if masked else []))
     assert out.dtype == (ms.float16 if dtype == np.float16 else ms.bfloat16)
@@ -67,7 +71,7 @@ def test_int8_output_in_both_modes(layer, mode):
         def construct(self, query, key, value, quant_scale2):
             return ops.prompt_flash_attention(
                 query, key, value, quant_scale2=quant_scale2, num_heads=4, scale_value=0.25,
-                input_layout="BNSD", num_key_value_heads=2, inner_precise=0,
+                input_layout="BNSD", num_key_value_heads=2,
             )  # fmt: skip
 
     out = Quantised()(*tensors(given), Tensor(scale))
@@ -81,7 +85,14 @@ def test_inside_jit(layer):
     @ms.jit
     def run(query, key, value):
         return ops.prompt_flash_attention(
-            query, key, value, num_heads=4, scale_value=0.25, input_layout="BNSD", num_key_value_heads=2, inner_precise=0
+            query,
+            key,
+            value,
+            num_heads=4,
+            scale_value=0.25,
+            input_layout="BNSD",
+            num_key_value_heads=2,
+            inner_precise=0,
         )
 
     expected = front.prompt_flash_attention(*given, **WORDS)
@@ -123,7 +134,7 @@ def test_refused_before_anything_is_dispatched(layer, mode, error, argument, wor
 
         def construct(self, query, key, value):
             return ops.prompt_flash_attention(
-                query, key, value, num_heads=4, input_layout=self.layout, num_key_value_heads=self.kv_heads, inner_precise=0,
+                query, key, value, num_heads=4, input_layout=self.layout, num_key_value_heads=self.kv_heads,
                 sparse_mode=self.mode,
             )  # fmt: skip
 
