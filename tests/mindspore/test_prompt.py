@@ -14,7 +14,6 @@ WORDS = {
     "scale_value": 0.25,
     "input_layout": "BNSD",
     "num_key_value_heads": 2,
-    "inner_precise": 0,
 }
 
 
@@ -92,7 +91,6 @@ def test_inside_jit(layer):
             scale_value=0.25,
             input_layout="BNSD",
             num_key_value_heads=2,
-            inner_precise=0,
         )
 
     expected = front.prompt_flash_attention(*given, **WORDS)

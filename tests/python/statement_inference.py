@@ -1,9 +1,8 @@
 """What the documents say the inference operators compute on floating operands, in float64.
 
-Written from inference-ops A, element by element, with the rulings above it; knows layouts, lengths, modes
-and tokens, and nothing of the library's Problem or Band. One call = one dictionary of keyword arguments in the
-spelling of npu_prompt_flash_attention, whatever function takes it. Keys of a cache are joined by `sequences`
-of a subclass.
+Written from inference-ops A with the rulings above it, element by element: layouts, lengths, modes, tokens;
+nothing of the library's Problem or Band. One call = one dictionary of keyword arguments in the spelling of
+npu_prompt_flash_attention, whatever function takes it. Keys of a cache: `sequences` of a subclass.
 """
 
 from __future__ import annotations
