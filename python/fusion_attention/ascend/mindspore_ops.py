@@ -17,7 +17,7 @@ HOMES = (
 
 
 def replace(patches: Patches) -> None:
-    """Puts the functions of fusion_attention.mindspore into the four modules, until the patches are undone."""
+    """Puts fusion_attention.mindspore's functions into the four modules, until the patches are undone."""
     if importlib.util.find_spec("mindspore") is None:
         raise RuntimeError('layers: got "mindspore" without MindSpore, allowed is only where it is installed')
     homes = [importlib.import_module(home) for home in HOMES]
