@@ -15,7 +15,9 @@ import sys
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from fusion_attention.inference.numpy import prompt_flash_attention
+    from fusion_attention.inference import signatures
+
+    prompt_flash_attention: signatures.PromptFlashAttention[Any]
 
 __all__ = ["prompt_flash_attention"]
 

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -14,6 +13,9 @@ from fusion_attention.inference import exact
 from fusion_attention.inference.define import define
 from fusion_attention.inference.table import BY_NAME, NPU_PROMPT, PROMPT, Function
 from fusion_attention.numpy import _plain
+
+if TYPE_CHECKING:
+    from fusion_attention.inference import signatures
 
 _NDArray = np.ndarray[Any, Any]
 
@@ -42,11 +44,11 @@ def attend(function: Function, query: Any, key: Any, value: Any, words: dict[str
     return out
 
 
-def _public(function: Function) -> Callable[..., _NDArray]:
+def _public(function: Function) -> Any:
     def implementation(query: Any, key: Any, value: Any, words: dict[str, Any]) -> _NDArray:
         return attend(function, query, key, value, words)
 
-    made: Callable[..., _NDArray] = define(
+    return define(
         function,
         implementation,
         tensor=np.ndarray,
@@ -54,8 +56,7 @@ def _public(function: Function) -> Callable[..., _NDArray]:
         as_ints=exact.as_ints if function.mindspore else _check.as_ints,
         module=__name__,
     )
-    return made
 
 
-prompt_flash_attention = _public(PROMPT)
-npu_prompt_flash_attention = _public(NPU_PROMPT)
+prompt_flash_attention: signatures.PromptFlashAttention[_NDArray] = _public(PROMPT)
+npu_prompt_flash_attention: signatures.NpuPromptFlashAttention[_NDArray] = _public(NPU_PROMPT)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -19,6 +19,9 @@ from fusion_attention.inference import exact
 from fusion_attention.inference.define import define, output_shape, torch_schema
 from fusion_attention.inference.table import NPU_PROMPT, PROMPT, Function
 from fusion_attention.torch import _array, _as_lengths, _ends, _integers
+
+if TYPE_CHECKING:
+    from fusion_attention.inference import signatures
 
 _library: Any = torch.library.Library("fusion_attention", "FRAGMENT")  # type: ignore[no-untyped-call]
 _DTYPES = {ELEMENTS["int8"]: torch.int8, ELEMENTS["float16"]: torch.float16}
@@ -76,7 +79,7 @@ def _exact_lengths(name: str, value: Any) -> Any:
     return value if isinstance(value, Tensor) else exact.as_ints(name, value)
 
 
-def _public(function: Function) -> Callable[..., Tensor]:
+def _public(function: Function) -> Any:
     operator = _operator(function)
 
     def implementation(query: Tensor, key: Tensor, value: Tensor, words: dict[str, Any]) -> Tensor:
@@ -86,7 +89,7 @@ def _public(function: Function) -> Callable[..., Tensor]:
         out: Tensor = operator(query, key, value, **words)
         return out
 
-    made: Callable[..., Tensor] = define(
+    return define(
         function,
         implementation,
         tensor=Tensor,
@@ -94,8 +97,7 @@ def _public(function: Function) -> Callable[..., Tensor]:
         as_ints=_exact_lengths if function.mindspore else _as_lengths,
         module=__name__,
     )
-    return made
 
 
-prompt_flash_attention = _public(PROMPT)
-npu_prompt_flash_attention = _public(NPU_PROMPT)
+prompt_flash_attention: signatures.PromptFlashAttention[Tensor] = _public(PROMPT)
+npu_prompt_flash_attention: signatures.NpuPromptFlashAttention[Tensor] = _public(NPU_PROMPT)
