@@ -29,7 +29,7 @@ std::vector<std::int64_t> shape_of(Layout layout, std::int64_t batches, std::int
 
 // The logical [batch, head, row, channel] view of an array whose rank is rank_of(layout). `heads` must divide
 // the last axis where heads are merged; elsewhere it is not read. TND: one batch entry of T rows. Its element
-// is float32, float16 or bfloat16.
+// is float32, float16, bfloat16 or int8.
 TensorView view_of(const Array& array, Layout layout, std::int64_t heads);
 
 }  // namespace fusion_attention
