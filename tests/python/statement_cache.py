@@ -1,8 +1,8 @@
 """What the inference documents say the keys and values of a call are, wherever and however they are stored.
 
 From the documents alone (inference-ops B, rulings 9, 20, 21): one call = one dictionary in the spelling of
-npu_fused_infer_attention_score. `stored(call, dtype)` gives, for each batch entry or packed sequence, the plain
-keys [Nkv, Lk, D + rope] and values [Nkv, Lk, Dv] that it attends to, its shared prefix first.
+npu_fused_infer_attention_score. `stored(call, dtype)` gives, for each batch entry or packed sequence, the
+plain keys [Nkv, Lk, D + rope] and values [Nkv, Lk, Dv] that it attends to, its shared prefix first.
 """
 
 from __future__ import annotations
@@ -76,8 +76,8 @@ class Quantisation:
     offset: np.ndarray | None
 
     def of(self, heads: int, batch: int, rows: np.ndarray, pages: np.ndarray) -> list[np.ndarray]:
-        """Scale and offset, which broadcast against [heads, len(rows), D]: of row `rows` of the batch entry or,
-        where scales lie in pages, of row `rows` of page `pages`."""
+        """Scale and offset, which broadcast against [heads, len(rows), D]: of row `rows` of the batch entry
+        or, where scales lie in pages, of row `rows` of page `pages`."""
 
         def one(x):
             if self.mode == 0:
@@ -187,16 +187,17 @@ def stored_part(call: dict, name: str, dtype: str) -> list[np.ndarray]:
         first = read(prefix[:, : prefix_rows(call)], scales, dtype)
     found = []
     for at in places(call):
-        scales = None if how is None else how.of(heads, at.entry, logical(call, at), at.batch)
-        if how is not None and how.mode > 3:
-            scales = how.of(heads, at.entry, at.row, at.batch)
+        scales = None
+        if how is not None:
+            tokens = at.row if how.mode > 3 else logical(call, at)
+            scales = how.of(heads, at.entry, tokens, at.batch)
         rows = read(x[at.batch, :, at.row].transpose(1, 0, 2), scales, dtype)
         found.append(rows if first is None else np.concatenate([first, rows], 1))
     return found
 
 
 def logical(call: dict, at: Places) -> np.ndarray:
-    """The token of each key, which scales per token count: its row, or its number in the pages of a sequence."""
+    """Which token each key is, as scales per token count: its row, or its number in the pages."""
     return np.arange(len(at.row)) if call.get("block_table") is not None else at.row
 
 

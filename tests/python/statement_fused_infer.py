@@ -1,8 +1,8 @@
 """What the documents say npu_fused_infer_attention_score computes, element by element, in float64.
 
-From the documents alone (inference-ops A.4 to A.7 and B, with the rulings above them). A call is a dictionary in
-the spelling of version 1, with `learnable_sink` of version 2 beside it. Incre flash attention is the call whose
-query has one row and whose lengths are those of the keys. Stored keys: statement_cache.py.
+From the documents alone (inference-ops A.4 to A.7 and B, with the rulings above them). A call is a dictionary
+in the spelling of version 1, with `learnable_sink` of version 2 beside it. Incre flash attention is the call
+whose query has one row and whose lengths are those of the keys. Stored keys: statement_cache.py.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ class FusedInfer:
 
     @property
     def single(self) -> bool:
-        """The documents' Q_S = 1 without rope, where the mode, the tokens and the query's lengths say nothing."""
+        """The documents' Q_S = 1 without rope: mode, tokens and the query's lengths then say nothing."""
         return not self.packed and self.shape[2] == 1 and self.call.get("query_rope") is None
 
     def _rows(self) -> tuple[list[int], list[int]]:
@@ -68,7 +68,8 @@ class FusedInfer:
         hidden = np.asarray(self.call["atten_mask"]) != 0
         if hidden.ndim == 2 and self.single:  # [B, Skv]
             hidden = hidden[:, None]
-        hidden = hidden.reshape(-1, *hidden.shape[-2:])[b if hidden.size and hidden.shape[0] > 1 else 0]
+        hidden = hidden.reshape(-1, *hidden.shape[-2:])
+        hidden = hidden[b if len(hidden) > 1 else 0]
         return self._window(hidden, b)
 
     def _window(self, plane: np.ndarray, b: int) -> np.ndarray:
