@@ -72,7 +72,9 @@ def sizes(rng: np.random.Generator, which: str) -> Draw:
     d.q_lens = [d.rows] * count
     d.kv_lens = [d.keys] * count
     if d.packed:
-        d.q_lens = [1 if single else int(rng.integers(0 if count > 1 else 1, d.rows + 1)) for _ in range(count)]
+        d.q_lens = [
+            1 if single else int(rng.integers(0 if count > 1 else 1, d.rows + 1)) for _ in range(count)
+        ]
         d.kv_lens = [int(rng.integers(max(n, 1), d.keys + n + 1)) for n in d.q_lens]
     return d
 
@@ -170,7 +172,9 @@ def rope(d: Draw) -> None:
     d.call["query_rope"] = d.normal(d.shape(d.heads, d.rows, width, d.q_lens))
     if d.paged:
         shape = d.call["key"].shape
-        d.call["key_rope"] = d.normal((*shape[:2], d.kv_heads * width) if len(shape) == 3 else (*shape[:3], width))
+        d.call["key_rope"] = d.normal(
+            (*shape[:2], d.kv_heads * width) if len(shape) == 3 else (*shape[:3], width)
+        )
     else:
         d.call["key_rope"] = d.normal(d.shape(d.kv_heads, d.keys, width, d.kv_lens))
     d.say(f"rope={width}")
