@@ -85,7 +85,9 @@ ARGUMENTS = (
         "float32, or uint64 bit patterns",
         "inference-ops A.11",
     ),
-    _tensor("quant_scale1", "int8 query: multiplies the weights, one number", "float32", "inference-ops A.11"),
+    _tensor(
+        "quant_scale1", "int8 query: multiplies the weights, one number", "float32", "inference-ops A.11"
+    ),
     _tensor(
         "dequant_scale2",
         "int8 query: multiplies P·V, one number",
@@ -153,8 +155,12 @@ ARGUMENTS = (
     _without_effect("key_rope_antiquant_scale"),
     Argument("num_heads", "symint", "N", 1, source=_SOURCE),
     Argument("scale", "float", "multiplies Q·Kᵀ in float32; any finite number", 1.0, source=_SOURCE),
-    Argument("pre_tokens", "symint", "modes 0 and 4: keys before a row's own", INT_MAX, source="inference-ops A.6"),
-    Argument("next_tokens", "symint", "modes 0 and 4: keys after a row's own", INT_MAX, source="inference-ops A.6"),
+    Argument(
+        "pre_tokens", "symint", "modes 0 and 4: keys before a row's own", INT_MAX, source="inference-ops A.6"
+    ),
+    Argument(
+        "next_tokens", "symint", "modes 0 and 4: keys after a row's own", INT_MAX, source="inference-ops A.6"
+    ),
     Argument(
         "input_layout",
         "str",
@@ -183,9 +189,7 @@ ARGUMENTS = (
     Argument("antiquant_mode", "int", "0 per tensor or channel, 1 per token", 0, source=_SOURCE),
     Argument("softmax_lse_flag", "bool", "whether softmax_lse is computed", False, source=_SOURCE),
     Argument("key_antiquant_mode", "int", "0 to 5, see key_antiquant_scale", 0, source=_SOURCE),
-    Argument(
-        "value_antiquant_mode", "int", "key_antiquant_mode, or 1 where that is 0", 0, source=_SOURCE
-    ),
+    Argument("value_antiquant_mode", "int", "key_antiquant_mode, or 1 where that is 0", 0, source=_SOURCE),
     _tensor(
         "learnable_sink",
         "[N]: one more logit per head, which joins the sum of the weights and has no value",
@@ -195,7 +199,13 @@ ARGUMENTS = (
     _without_effect("dequant_scale_query"),
     _without_effect("quant_scale_p"),
     _without_effect("padding_mask"),
-    Argument("query_quant_mode", "int", "must be 0: of int8 query with scales per token", 0, source="inference-ops B.4"),
+    Argument(
+        "query_quant_mode",
+        "int",
+        "must be 0: of int8 query with scales per token",
+        0,
+        source="inference-ops B.4",
+    ),
 )
 
 _DTYPES = tuple(
