@@ -2,10 +2,10 @@
 
     python examples/serve_paged_int8.py [--tokens 64] [--context 1024] [--batch 4] [--layers 6]
 
-A random decoder (6 layers of 384 channels, 12 heads of 32 over 4 heads of keys) reads prompts of different lengths
-and generates. The cache holds keys and values as int8 in pages of 32 tokens, a float32 scale per token and head
-(mode 5): 36 bytes for each 64 of bfloat16. Attention is `torch_npu.npu_fused_infer_attention_score`, as on an NPU.
-Both runs are fed the same tokens, so that their logits can be compared. Prints tokens per second of both.
+A random decoder (6 layers of 384 channels, 12 heads of 32 over 4 heads of keys) reads prompts of different
+lengths and generates. The cache holds keys and values as int8 in pages of 32 tokens, a float32 scale per token
+and head (mode 5): 36 bytes for each 64 of bfloat16. Attention is `torch_npu.npu_fused_infer_attention_score`,
+as on an NPU. Both runs are fed the same tokens, so that their logits can be compared. Prints tokens per second.
 """
 
 from __future__ import annotations
@@ -171,12 +171,10 @@ def main(arguments: list[str] | None = None) -> dict[str, float]:
         logits, _, rate = serve(model, paged, prompts, given.tokens, fed)
     error = float((logits - expected).norm() / expected.norm())
     agree = float((logits.argmax(-1) == expected.argmax(-1)).float().mean())
-    stored = paged.pool.nbytes + paged.scale.nbytes
+    sizes = [size / 2**20 for size in (paged.pool.nbytes + paged.scale.nbytes, plain.cache.nbytes)]
     print(f"{given.batch} prompts of {min(lengths)} to {max(lengths)} tokens, {given.tokens} generated each")
-    print(f"  paged int8, fusion_attention   {rate:8.1f} tokens/s   cache {stored / 2**20:6.1f} MiB")
-    print(
-        f"  contiguous bfloat16, torch     {torch_rate:8.1f} tokens/s   cache {plain.cache.nbytes / 2**20:6.1f} MiB"
-    )
+    print(f"  paged int8, fusion_attention   {rate:8.1f} tokens/s   cache {sizes[0]:6.1f} MiB")
+    print(f"  contiguous bfloat16, torch     {torch_rate:8.1f} tokens/s   cache {sizes[1]:6.1f} MiB")
     print(f"  logits differ by {error:.2%} of their norm; the best token agrees {agree:.1%} of the time")
     return {"rate": rate, "torch_rate": torch_rate, "error": error, "agree": agree}
 

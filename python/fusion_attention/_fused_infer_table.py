@@ -1,8 +1,8 @@
 """The one table of npu_incre_flash_attention and npu_fused_infer_attention_score: what each argument is.
 
 Signatures, docstrings, stubs, torch schemas and type checks are made from it; what is legal beyond types is
-decided once, in C++. Canonical names are those of npu_fused_infer_attention_score; the functions at the end say
-how each spells and orders them.
+decided once, in C++. Canonical names are those of npu_fused_infer_attention_score; the functions at the end
+say how each spells and orders them.
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ from typing import Any
 from fusion_attention._table import FLOATING, INT_MAX, Argument
 
 NOTATION = """\
-B batches, N query heads, Nkv key and value heads, Sq rows (queries), Skv keys, D channels of a head, H = heads·D,
-T tokens of all packed sequences, P keys of a page; row i and key j are counted within their sequence."""
+B batches, N query heads, Nkv key and value heads, Sq rows (queries), Skv keys, D channels of a head,
+H = heads·D, T tokens of all packed sequences, P keys of a page; row i and key j are counted within their sequence."""
 
 _CACHE = "query's dtype, int8, or int32 of eight int4 (the first in the lowest bits)"
 _SCALES = "query's dtype or float32; per token float32"
@@ -42,7 +42,8 @@ ARGUMENTS = (
     Argument(
         "key",
         "tensor",
-        "the keys, with Nkv heads, laid out like query or, with block_table, a pool of pages [pages, P, Nkv·D] or "
+        "the keys, with Nkv heads, laid out like query or, with block_table, a pool of pages [pages, "
+        "P, Nkv·D] or "
         "[pages, Nkv, P, D]",
         dtypes=_CACHE,
         source=_SOURCE,
@@ -59,7 +60,8 @@ ARGUMENTS = (
     _tensor(
         "atten_mask",
         "non-zero hides that key from that row. sparse_mode 0, 1: [Sq, Skv] ([B, Skv] for one row), "
-        "[1 or B, Sq, Skv] or [1 or B, 1, Sq, Skv], the last two axes may be longer. 2, 3, 4: [2048, 2048] with any "
+        "[1 or B, Sq, Skv] or [1 or B, 1, Sq, Skv], the last two axes may be longer. 2, 3, 4: [2048, "
+        "2048] with any "
         "leading ones, content not read. 9: [B, Sq, Sq], packed [Σ sq²]",
         "bool, uint8 or int8",
         "inference-ops A.5",
@@ -67,7 +69,8 @@ ARGUMENTS = (
     Argument(
         "actual_seq_lengths",
         "ints",
-        "rows of each batch entry: one number each or one for all. Packed layouts: cumulative ends, as many as "
+        "rows of each batch entry: one number each or one for all. Packed layouts: cumulative ends, as "
+        "many as "
         "there are sequences. One row without rope: without effect",
         None,
         source="inference-ops A.4",
@@ -112,8 +115,10 @@ ARGUMENTS = (
     _tensor("antiquant_offset", "shaped like antiquant_scale; None: 0", "antiquant_scale's"),
     _tensor(
         "key_antiquant_scale",
-        "of key, before the stacked one. key_antiquant_mode 0: [1], [Nkv, 1, D], [Nkv, D], [Nkv·D], each with any "
-        "leading 1; 1 per token: [B, Skv] or [1, B, Skv]; 2 per head: [Nkv]; 3 per token and head: [B, Nkv, Skv]; "
+        "of key, before the stacked one. key_antiquant_mode 0: [1], [Nkv, 1, D], [Nkv, D], [Nkv·D], "
+        "each with any "
+        "leading 1; 1 per token: [B, Skv] or [1, B, Skv]; 2 per head: [Nkv]; 3 per token and head: [B, "
+        "Nkv, Skv]; "
         "4 per token in pages: [pages, P]; 5 with heads: [pages, Nkv, P]",
         _SCALES,
     ),
@@ -122,7 +127,8 @@ ARGUMENTS = (
     _tensor("value_antiquant_offset", "the same of value", "its scale's"),
     _tensor(
         "block_table",
-        "[B, pages of the longest sequence]: page t of a sequence lies in the pool at this index; entries behind a "
+        "[B, pages of the longest sequence]: page t of a sequence lies in the pool at this index; "
+        "entries behind a "
         "sequence's last page are not read",
         "int32",
     ),
@@ -133,7 +139,8 @@ ARGUMENTS = (
     ),
     _tensor(
         "kv_padding_size",
-        "one number, below 0 means 0: keys end that many before Skv. Needs the lengths of the keys; one row whose "
+        "one number, below 0 means 0: keys end that many before Skv. Needs the lengths of the keys; "
+        "one row whose "
         "window would begin before key 0 is 0",
         "int64",
     ),
@@ -164,8 +171,10 @@ ARGUMENTS = (
     Argument(
         "input_layout",
         "str",
-        "the axes of query and of keys that are not paged: BSH, BSND, BNSD, TND or NTD; after a _ those of the "
-        "output: BNSD_BSND, BSH_BNSD, BSND_BNSD, BSH_NBSD, BSND_NBSD, BNSD_NBSD, TND_NTD, NTD_TND. In either case",
+        "the axes of query and of keys that are not paged: BSH, BSND, BNSD, TND or NTD; after a _ "
+        "those of the "
+        "output: BNSD_BSND, BSH_BNSD, BSND_BNSD, BSH_NBSD, BSND_NBSD, BNSD_NBSD, TND_NTD, NTD_TND. In "
+        "either case",
         "BSH",
         source=_SOURCE,
     ),
@@ -173,8 +182,10 @@ ARGUMENTS = (
     Argument(
         "sparse_mode",
         "int",
-        "0 mask and tokens, 1 mask alone, 2 causal from the top left, 3 causal from the bottom right, 4 band from "
-        "the bottom right, 9 a tree over the last Sq keys (with rope). One row without rope: 2 to 4 are full",
+        "0 mask and tokens, 1 mask alone, 2 causal from the top left, 3 causal from the bottom right, "
+        "4 band from "
+        "the bottom right, 9 a tree over the last Sq keys (with rope). One row without rope: 2 to 4 "
+        "are full",
         0,
         source="inference-ops A.6",
     ),

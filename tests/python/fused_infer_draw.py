@@ -1,7 +1,7 @@
 """Random calls of the inference operators, drawn from the documents' option space and named in one line.
 
-`draw(seed, which)` gives the same call again, in the spelling of npu_fused_infer_attention_score; `spelled` turns
-it into the keyword arguments of `which`: incre, v1 or v2.
+`draw(seed, which)` gives the same call again, in the spelling of npu_fused_infer_attention_score; `spelled`
+turns it into the keyword arguments of `which`: incre, v1 or v2.
 """
 
 from __future__ import annotations

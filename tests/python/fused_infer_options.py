@@ -77,7 +77,7 @@ class Draw:
 
 
 def tables(d: Draw, widths: dict[str, int]) -> None:
-    """Pools of pages in either layout and the tables of the sequences: −1 and nonsense behind the last page."""
+    """Pools of pages in either layout, and tables with −1 or nonsense behind a sequence's last page."""
     size = int(d.pick([1, 3, 16, 32, 128]))
     needed = [-(-n // size) for n in d.kv_lens]
     pages = sum(needed) + int(d.pick([0, 1, 4]))
@@ -142,12 +142,19 @@ def drop_axis(d: Draw, mode: int) -> None:
     """Stacked forms are (2,), (2, Nkv, 1, D), (2, Nkv, D), (2, H), (2, B, S)."""
     for name in ("antiquant_scale", "antiquant_offset"):
         x = d.call.get(name)
-        if x is not None and mode == 0 and x.size == 2:
+        if x is None:
+            continue
+        if mode == 0 and x.size == 2:
             d.call[name] = x.reshape(2)
-        elif x is not None and x.ndim > 2 and x.shape[1] == 1 and (mode == 1 or x.ndim == 5):
+        elif shapeless(x.shape, d) or (mode == 1 and x.ndim == 4):
             d.call[name] = x.reshape(2, *x.shape[2:])
-        elif x is not None and mode == 0 and x.ndim == 4 and x.shape[2] != 1:
-            d.call[name] = x.reshape(2, *x.shape[2:])
+
+
+def shapeless(shape: tuple[int, ...], d: Draw) -> bool:
+    """Whether a channel form has a leading 1 behind the 2, which the stacked forms have not."""
+    return len(shape) == 5 or (
+        shape[1] == 1 and shape[2:] in ((d.kv_heads, d.depth), (d.kv_heads * d.depth,))
+    )
 
 
 def reached(d: Draw) -> np.ndarray:
