@@ -11,12 +11,14 @@ struct Description {
   int batch, head, row, channel;  // the axis of each; -1: this layout has none of its own
 };
 
-constexpr std::array<Description, 5> kLayouts = {{
+constexpr std::array<Description, 7> kLayouts = {{
     {"BSH", 3, 0, -1, 1, 2},
     {"SBH", 3, 1, -1, 0, 2},
     {"BSND", 4, 0, 2, 1, 3},
     {"BNSD", 4, 0, 1, 2, 3},
     {"TND", 3, -1, 1, 0, 2},
+    {"NTD", 3, -1, 0, 1, 2},
+    {"NBSD", 4, 1, 0, 2, 3},
 }};
 
 const Description& describe(Layout layout) {
