@@ -4,6 +4,7 @@
 #include <nanobind/nanobind.h>
 
 #include <cstdint>
+#include <vector>
 
 #include "fusion_attention/families/array.h"
 
@@ -37,11 +38,21 @@ inline Array array_of(nanobind::handle given) {
   return array;
 }
 
+inline nanobind::tuple tuple_of(const std::vector<std::int64_t>& numbers) {
+  PyObject* items = PyTuple_New(static_cast<Py_ssize_t>(numbers.size()));
+  if (items == nullptr) throw nanobind::python_error();
+  for (std::size_t i = 0; i < numbers.size(); ++i) {
+    PyTuple_SET_ITEM(items, static_cast<Py_ssize_t>(i), PyLong_FromLongLong(numbers[i]));
+  }
+  return nanobind::steal<nanobind::tuple>(items);
+}
+
 inline void* pointer(std::uintptr_t address) {
   return reinterpret_cast<void*>(address);
 }
 
 void bind_flash_attention_cell(nanobind::module_& m);
+void bind_inference(nanobind::module_& m);
 void bind_strict(nanobind::module_& m);
 
 }  // namespace fusion_attention

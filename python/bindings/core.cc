@@ -23,15 +23,6 @@ namespace {
 
 using Lengths = std::optional<std::vector<std::int64_t>>;
 
-nb::tuple tuple_of(const std::vector<std::int64_t>& numbers) {
-  PyObject* items = PyTuple_New(static_cast<Py_ssize_t>(numbers.size()));
-  if (items == nullptr) throw nb::python_error();
-  for (std::size_t i = 0; i < numbers.size(); ++i) {
-    PyTuple_SET_ITEM(items, static_cast<Py_ssize_t>(i), PyLong_FromLongLong(numbers[i]));
-  }
-  return nb::steal<nb::tuple>(items);
-}
-
 // In the order of fusion_attention._table.ARGUMENTS.
 void construct(FusionAttention* self, bool backward, bool tockens, nb::handle query, nb::handle key,
                nb::handle value, std::int64_t head_num, std::string input_layout, double scale,
@@ -158,6 +149,7 @@ void translate(const std::exception_ptr& pointer, void* /*payload*/) {
   } catch (const Error& error) {
     PyObject* type = PyExc_RuntimeError;
     if (error.kind() == ErrorKind::type) type = PyExc_TypeError;
+    if (error.kind() == ErrorKind::form) type = PyExc_ValueError;
     if (error.kind() == ErrorKind::not_yet) type = PyExc_NotImplementedError;
     if (error.kind() == ErrorKind::memory) type = PyExc_MemoryError;
     PyErr_SetString(type, error.what());
@@ -195,6 +187,7 @@ NB_MODULE(_core, m) {
                    [](const FusionAttention& call) { return tuple_of(call.statistics_shape()); });
 
   bind_flash_attention_cell(m);
+  bind_inference(m);
   bind_strict(m);
 
   m.def("dropout_mask_bytes", &dropout_mask_bytes, arg("numbers"));

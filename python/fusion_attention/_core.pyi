@@ -1,5 +1,5 @@
 # The binding (python/bindings/core.cc), by hand: it is small and strict typing wants exactly this.
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 _Array = tuple[int, int, tuple[int, ...], tuple[int, ...]]  # address, element, shape, strides in elements
 
@@ -59,6 +59,27 @@ class FusionAttention:
     def output_shape(self) -> tuple[int, ...]: ...
     @property
     def statistics_shape(self) -> tuple[int, ...]: ...
+
+class InferenceAttention:
+    def __init__(
+        self,
+        interface: str,
+        query: _Array | None,
+        key: _Array | None,
+        value: _Array | None,
+        words: Mapping[str, object],
+        strict: bool | None,
+    ) -> None: ...
+    def forward(self, attention_out: int, softmax_lse: int) -> None: ...
+    def notes(self) -> list[str]: ...
+    def text(self) -> str: ...
+    def report(self) -> str: ...
+    @property
+    def output_element(self) -> int: ...
+    @property
+    def output_shape(self) -> tuple[int, ...]: ...
+    @property
+    def lse_shape(self) -> tuple[int, ...]: ...
 
 class FlashAttentionCell:
     def __init__(

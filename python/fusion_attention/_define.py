@@ -12,7 +12,7 @@ from fusion_attention._table import ARGUMENTS, COMMON, MODES, NOTATION, REQUIRED
 
 # What an implementation gets by itself, after (query, key, value, common, rest), where the function has it.
 _OWN = ("dy", "softmax_max", "softmax_sum", "attention_in", "seed", "offset")
-_SCALARS = {"int": "int", "symint": "int", "float": "float", "str": "str", "bool": "bool"}
+SCALARS = {"int": "int", "symint": "int", "float": "float", "str": "str", "bool": "bool"}
 
 
 def signature(
@@ -41,7 +41,7 @@ def docstring(function: Function, tensor: str) -> str:
     ]
     lines += ["", "Args:"]
     for name, argument, _ in function.parameters():
-        kind = {"tensor": tensor, "ints": "list of int"}.get(argument.kind, _SCALARS.get(argument.kind, ""))
+        kind = {"tensor": tensor, "ints": "list of int"}.get(argument.kind, SCALARS.get(argument.kind, ""))
         kind += f" of {argument.dtypes}" if argument.dtypes else ""
         default = "" if argument.default is REQUIRED else f", default {argument.default!r}"
         text = f"{name} ({kind}{default}): {argument.says}. [{argument.source}]"
@@ -73,7 +73,7 @@ def _body(function: Function) -> list[str]:
         elif argument.kind == "ints":
             lines.append(f"    if {name} is not None: {name} = as_lengths({name!r}, {name})")
         else:
-            kind = _SCALARS[argument.kind]
+            kind = SCALARS[argument.kind]
             lines.append(f"    if type({name}) is not {kind}: {name} = as_{kind}({name!r}, {name})")
     common = [spelled[argument.name] for argument in ARGUMENTS[3:COMMON]]
     rest = [(spelled.get(argument.name, repr(argument.default)), argument) for argument in ARGUMENTS[COMMON:]]
@@ -131,7 +131,7 @@ def define(
 _SCHEMA_TYPES = {"int": "int", "symint": "SymInt", "float": "float", "str": "str", "bool": "bool"}
 
 
-def _schema_argument(argument: Argument) -> str:
+def schema_argument(argument: Argument) -> str:
     """One argument of a torch operator. Lengths are tensors there: no graph may depend on their values."""
     default = "" if argument.default is REQUIRED else f"={argument.default!r}".replace("'", '"')
     if argument.kind == "tensor" or argument.name.startswith("actual_seq"):
@@ -149,8 +149,8 @@ def torch_schemas() -> tuple[str, str]:
     seed and offset are tensors of one element; tockens says how version 1 spells the tokens in a refusal.
     gradients: dq, dk, dv, then those of pse (if pse_gradient), query_rope, key_rope and sink that are given.
     """
-    operands = ", ".join(map(_schema_argument, ARGUMENTS[:3]))
-    rest = ", ".join(map(_schema_argument, ARGUMENTS[3:]))
+    operands = ", ".join(map(schema_argument, ARGUMENTS[:3]))
+    rest = ", ".join(map(schema_argument, ARGUMENTS[3:]))
     rest = f"bool tockens, {rest}, Tensor? seed=None, Tensor? offset=None"
     saved = "Tensor dy, Tensor? softmax_max, Tensor? softmax_sum, Tensor? attention_in"
     return (

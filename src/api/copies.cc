@@ -56,6 +56,11 @@ float* Buffer::floats(std::int64_t count) {
   return reinterpret_cast<float*>(memory_.get());
 }
 
+std::uint8_t* Buffer::bytes(std::int64_t count) {
+  memory_ = std::make_unique_for_overwrite<std::byte[]>(static_cast<std::size_t>(count));
+  return reinterpret_cast<std::uint8_t*>(memory_.get());
+}
+
 bool is_contiguous(const TensorView& view) {
   std::int64_t step = 1;
   for (int axis = 3; axis >= 0; --axis) {

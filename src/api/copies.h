@@ -3,6 +3,7 @@
 #pragma once
 
 #include <cstddef>
+#include <cstdint>
 #include <memory>
 
 #include "fusion_attention/tensor.h"
@@ -14,6 +15,7 @@ class Buffer {
  public:
   TensorView contiguous(const TensorView& like);  // of its shape
   float* floats(std::int64_t count);
+  std::uint8_t* bytes(std::int64_t count);
 
  private:
   std::unique_ptr<std::byte[]> memory_;

@@ -37,22 +37,20 @@ std::vector<std::int64_t> lengths_of(const char* argument, const std::vector<std
 
 }  // namespace
 
-std::vector<Sequence> packed_sequences(const FusionAttentionOptions& options, std::int64_t rows,
+std::vector<Sequence> packed_sequences(const Ends& q_ends, const Ends& kv_ends, std::int64_t rows,
                                        std::int64_t keys) {
-  const auto& q_ends = options.actual_seq_qlen;
-  const auto& kv_ends = options.actual_seq_kvlen;
-  if (!q_ends || q_ends->empty()) {
-    refuse("actual_seq_qlen", q_ends ? "an empty list" : "None", "cumulative lengths for input_layout TND");
+  for (const Ends* ends : {&q_ends, &kv_ends}) {
+    if (!ends->list || ends->list->empty())
+      refuse(ends->argument, ends->list ? "an empty list" : "None",
+             "cumulative lengths for input_layout TND");
   }
-  if (!kv_ends || kv_ends->empty()) {
-    refuse("actual_seq_kvlen", kv_ends ? "an empty list" : "None", "cumulative lengths for input_layout TND");
+  if (q_ends.list->size() != kv_ends.list->size()) {
+    refuse(kv_ends.argument, number(static_cast<std::int64_t>(kv_ends.list->size())) + " entries",
+           std::string("as many as ") + q_ends.argument + " has, " +
+               number(static_cast<std::int64_t>(q_ends.list->size())));
   }
-  if (q_ends->size() != kv_ends->size()) {
-    refuse("actual_seq_kvlen", number(static_cast<std::int64_t>(kv_ends->size())) + " entries",
-           "as many as actual_seq_qlen has, " + number(static_cast<std::int64_t>(q_ends->size())));
-  }
-  const std::vector<std::int64_t> q_lengths = lengths_of("actual_seq_qlen", *q_ends, rows);
-  const std::vector<std::int64_t> kv_lengths = lengths_of("actual_seq_kvlen", *kv_ends, keys);
+  const std::vector<std::int64_t> q_lengths = lengths_of(q_ends.argument, *q_ends.list, rows);
+  const std::vector<std::int64_t> kv_lengths = lengths_of(kv_ends.argument, *kv_ends.list, keys);
   std::vector<Sequence> sequences(q_lengths.size());
   std::int64_t row = 0, key = 0;
   for (std::size_t i = 0; i < sequences.size(); ++i) {
@@ -61,6 +59,12 @@ std::vector<Sequence> packed_sequences(const FusionAttentionOptions& options, st
     key += kv_lengths[i];
   }
   return sequences;
+}
+
+std::vector<Sequence> packed_sequences(const FusionAttentionOptions& options, std::int64_t rows,
+                                       std::int64_t keys) {
+  return packed_sequences({"actual_seq_qlen", options.actual_seq_qlen},
+                          {"actual_seq_kvlen", options.actual_seq_kvlen}, rows, keys);
 }
 
 std::vector<Sequence> dense_sequences(const FusionAttentionOptions& options, Layout layout,

@@ -3,6 +3,7 @@
 #pragma once
 
 #include <cstdint>
+#include <optional>
 #include <vector>
 
 #include "fusion_attention/families/fusion_attention.h"
@@ -11,7 +12,15 @@
 
 namespace fusion_attention {
 
+// Cumulative ends as the caller spells them.
+struct Ends {
+  const char* argument;
+  const std::optional<std::vector<std::int64_t>>& list;
+};
+
 // rows, keys: T of query and of key. Throws Error.
+std::vector<Sequence> packed_sequences(const Ends& query, const Ends& key, std::int64_t rows,
+                                       std::int64_t keys);
 std::vector<Sequence> packed_sequences(const FusionAttentionOptions& options, std::int64_t rows,
                                        std::int64_t keys);
 

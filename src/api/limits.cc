@@ -10,10 +10,6 @@
 namespace fusion_attention {
 namespace {
 
-constexpr unsigned bit(Interface interface) {
-  return 1U << static_cast<unsigned>(interface);
-}
-
 constexpr unsigned kTorchNpu = bit(Interface::npu_fusion_attention), kMindSpeed = bit(Interface::mindspeed),
                    kBoth = kTorchNpu | kMindSpeed, kTe = bit(Interface::ascend_flash_attention),
                    kAscendSpeed = bit(Interface::npu_flash_attention),
@@ -39,19 +35,9 @@ bool packed(const LimitedCall& call) {
   return call.layout == Layout::tnd;
 }
 
-Refused outside(const char* what, std::int64_t given, std::int64_t low, std::int64_t high) {
-  if (given >= low && given <= high) return std::nullopt;
-  return std::string(what) + " = " + number(given);
-}
-
 Refused no_multiple(const char* what, std::int64_t given, std::int64_t of) {
   if (given % of == 0) return std::nullopt;
   return std::string(what) + " = " + number(given);
-}
-
-Refused where(bool refused, std::string given) {
-  if (!refused) return std::nullopt;
-  return given;
 }
 
 Refused batches(const LimitedCall& call, std::int64_t most) {
@@ -303,6 +289,22 @@ constexpr Limit kLimits[] = {
 
 std::span<const Limit> limits() {
   return kLimits;
+}
+
+void refuse_limit(const LimitText& limit, Interface interface, const std::string& given) {
+  refuse(limit.argument, given,
+         std::string(limit.allowed) + " by the document of " + name(interface) + " (strict mode; " +
+             limit.source + ")");
+}
+
+Refused outside(const char* what, std::int64_t given, std::int64_t low, std::int64_t high) {
+  if (given >= low && given <= high) return std::nullopt;
+  return std::string(what) + " = " + number(given);
+}
+
+Refused where(bool refused, std::string given) {
+  if (!refused) return std::nullopt;
+  return given;
 }
 
 }  // namespace fusion_attention

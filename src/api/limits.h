@@ -24,15 +24,34 @@ struct LimitedCall {
 // What was given, where the limit refuses the call.
 using Refused = std::optional<std::string>;
 
-struct Limit {
+struct LimitText {
   const char* key;      // one name per row, in documents and tests
   unsigned interfaces;  // bit i: Interface i
   const char* argument;
   const char* allowed;
   const char* source;
+
+  bool applies(Interface interface) const {
+    return (interfaces >> static_cast<unsigned>(interface) & 1U) != 0;
+  }
+};
+constexpr unsigned bit(Interface interface) {
+  return 1U << static_cast<unsigned>(interface);
+}
+
+struct Limit {
+  LimitText text;
   Refused (*broken)(const LimitedCall& call);
 };
 
 std::span<const Limit> limits();
+
+// Throws Error: what was given, the limit and where it is documented.
+[[noreturn]] void refuse_limit(const LimitText& limit, Interface interface, const std::string& given);
+
+// --- What was given, where a number or a truth is outside ---
+
+Refused outside(const char* what, std::int64_t given, std::int64_t low, std::int64_t high);
+Refused where(bool refused, std::string given);
 
 }  // namespace fusion_attention

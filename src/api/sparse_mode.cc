@@ -88,14 +88,6 @@ void check_sequence(std::int64_t mode, Layout layout, const Tokens& tokens, cons
   }
 }
 
-// Ends that hide nothing become infinite, so that a band which shows everything says so.
-Band trimmed(std::int64_t lo, std::int64_t hi, const Sequence& sequence) {
-  Band band;
-  if (sequence.rows - 1 + lo > 0) band.lo = lo;
-  if (hi < sequence.keys - 1) band.hi = hi;
-  return band;
-}
-
 Band band_of(std::int64_t mode, const Tokens& tokens, const Sequence& sequence) {
   const std::int64_t corner = sequence.keys - sequence.rows;
   switch (mode) {
@@ -190,6 +182,13 @@ void apply_mask_and_prefix(const FusionAttentionOptions& options, std::vector<Se
 }
 
 }  // namespace
+
+Band trimmed(std::int64_t lo, std::int64_t hi, const Sequence& sequence) {
+  Band band;
+  if (sequence.rows - 1 + lo > 0) band.lo = lo;
+  if (hi < sequence.keys - 1) band.hi = hi;
+  return band;
+}
 
 bool has_valid_prefix(const FusionAttentionOptions& options, const std::vector<Sequence>& sequences) {
   if (!options.prefix || options.prefix->size() != sequences.size()) return false;

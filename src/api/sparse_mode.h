@@ -10,6 +10,10 @@
 
 namespace fusion_attention {
 
+// The band of rows i that see keys i + lo … i + hi. Ends that hide nothing become infinite, so that a band
+// which shows everything says so.
+Band trimmed(std::int64_t lo, std::int64_t hi, const Sequence& sequence);
+
 // Sets the band of every sequence of `problem` and its overlay. Throws Error.
 void apply_sparse_mode(const FusionAttentionOptions& options, Layout layout, Problem& problem);
 

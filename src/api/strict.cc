@@ -2,7 +2,9 @@
 
 #include <array>
 #include <cstring>
+#include <span>
 
+#include "api/inference_limits.h"
 #include "api/lengths.h"
 #include "api/limits.h"
 #include "api/operands.h"
@@ -15,10 +17,18 @@ namespace {
 
 constexpr std::array kNames = {"npu_fusion_attention",      "mindspeed",
                                "ascend_flash_attention",    "npu_flash_attention",
-                               "npu_ring_attention_update", "flash_attention_cell"};
+                               "npu_ring_attention_update", "flash_attention_cell",
+                               "prompt_flash_attention",    "npu_prompt_flash_attention"};
 
-bool applies(const Limit& limit, Interface interface) {
-  return (limit.interfaces >> static_cast<unsigned>(interface) & 1U) != 0;
+template <class Row>
+void add_rows(std::span<const Row> table, std::vector<DocumentedLimit>& rows) {
+  for (const Row& limit : table) {
+    const LimitText& text = limit.text;
+    DocumentedLimit row{text.key, {}, text.argument, text.allowed, text.source};
+    for (std::size_t i = 0; i < kNames.size(); ++i)
+      if (text.applies(static_cast<Interface>(i))) row.interfaces.push_back(static_cast<Interface>(i));
+    rows.push_back(std::move(row));
+  }
 }
 
 }  // namespace
@@ -35,12 +45,8 @@ std::optional<Interface> interface_of(const std::string& name) {
 
 std::vector<DocumentedLimit> documented_limits() {
   std::vector<DocumentedLimit> rows;
-  for (const Limit& limit : limits()) {
-    DocumentedLimit row{limit.key, {}, limit.argument, limit.allowed, limit.source};
-    for (std::size_t i = 0; i < kNames.size(); ++i)
-      if (applies(limit, static_cast<Interface>(i))) row.interfaces.push_back(static_cast<Interface>(i));
-    rows.push_back(std::move(row));
-  }
+  add_rows(limits(), rows);
+  add_rows(inference_limits(), rows);
   return rows;
 }
 
@@ -56,12 +62,8 @@ bool is_strict(std::optional<bool> chosen) {
 
 void refuse_undocumented(Interface interface, const LimitedCall& call) {
   for (const Limit& limit : limits()) {
-    if (!applies(limit, interface)) continue;
-    if (const Refused given = limit.broken(call)) {
-      refuse(limit.argument, *given,
-             std::string(limit.allowed) + " by the document of " + name(interface) + " (strict mode; " +
-                 limit.source + ")");
-    }
+    if (!limit.text.applies(interface)) continue;
+    if (const Refused given = limit.broken(call)) refuse_limit(limit.text, interface, *given);
   }
 }
 

@@ -6,13 +6,14 @@
 namespace fusion_attention {
 
 const char* name(Element element) {
-  constexpr std::array<const char*, 10> names = {"float32", "float16", "bfloat16", "bool",    "uint8",
-                                                 "int8",    "int32",   "int64",    "float64", "another type"};
+  constexpr std::array<const char*, 11> names = {"float32", "float16", "bfloat16",    "bool",
+                                                 "uint8",   "int8",    "int32",       "int64",
+                                                 "float64", "uint64",  "another type"};
   return names[static_cast<std::size_t>(element)];
 }
 
 std::int64_t size_of(Element element) {
-  constexpr std::array<std::int64_t, 10> sizes = {4, 2, 2, 1, 1, 1, 4, 8, 8, 0};
+  constexpr std::array<std::int64_t, 11> sizes = {4, 2, 2, 1, 1, 1, 4, 8, 8, 8, 0};
   return sizes[static_cast<std::size_t>(element)];
 }
 

@@ -40,6 +40,8 @@ Dtype dtype_of(Element element) {
       return Dtype::float16;
     case Element::bfloat16:
       return Dtype::bfloat16;
+    case Element::int8:
+      return Dtype::int8;
     default:
       return Dtype::float32;
   }

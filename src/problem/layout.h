@@ -33,8 +33,9 @@ std::vector<std::int64_t> shape_of(Layout layout, std::int64_t batches, std::int
                                    std::int64_t channels);
 
 // The logical [batch, head, row, channel] view of an array whose rank is rank_of(layout). `heads` must divide
-// the last axis where heads are merged; elsewhere it is not read. Packed: one batch entry of T rows. Its element
-// is float32, float16 or bfloat16.
+// the last axis where heads are merged; elsewhere it is not read. Packed: one batch entry of T rows. Its
+// element is float32, float16, bfloat16 or int8.
+Dtype dtype_of(Element element);
 TensorView view_of(const Array& array, Layout layout, std::int64_t heads);
 
 }  // namespace fusion_attention

@@ -17,6 +17,7 @@ enum class Element : std::uint8_t {
   int32,
   int64,
   float64,
+  uint64,
   other,  // never legal; here so that the refusal can come from the place that knows what is allowed
 };
 

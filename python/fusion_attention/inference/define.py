@@ -1,0 +1,124 @@
+"""Makes functions, docstrings, torch schemas and result shapes from the table."""
+
+from __future__ import annotations
+
+import linecache
+import textwrap
+from collections.abc import Callable, Sequence
+from types import ModuleType
+from typing import Any
+
+from fusion_attention import _check
+from fusion_attention._define import SCALARS, schema_argument, signature
+from fusion_attention._table import REQUIRED
+from fusion_attention.inference import exact
+from fusion_attention.inference.table import MODES, NOTATION, OPERANDS, RESULTS, Function
+
+_ERRORS = """\
+Raises:
+    RuntimeError: {values}
+    TypeError: {types}{forms}
+
+A sentence names the argument, what was given and what is allowed. Nothing has been computed then."""
+
+
+def docstring(function: Function, tensor: str) -> str:
+    """Shapes, dtypes, defaults, errors, the document and the mask pictures of one function."""
+    lines = [f"{function.says}.", "", NOTATION, "", "Args:"]
+    for name, argument, _ in function.parameters():
+        kind = {"tensor": tensor, "ints": f"list of int or {tensor}"}.get(argument.kind)
+        kind = kind or SCALARS[argument.kind]
+        kind += f" of {argument.dtypes}" if argument.dtypes else ""
+        default = "" if argument.default is REQUIRED else f", default {argument.default!r}"
+        text = f"{name} ({kind}{default}): {argument.says}. [{argument.source}]"
+        lines += textwrap.wrap(
+            text, 100, initial_indent="    ", subsequent_indent="        ", break_on_hyphens=False
+        )
+    lines += ["", "Returns:"]
+    for name in function.results:
+        lines += textwrap.wrap(
+            f"{name}: {RESULTS[name]}.", 100, initial_indent="    ", subsequent_indent="        "
+        )
+    errors = _ERRORS.format(
+        values="a value or shape that is not allowed." if function.mindspore else "anything not allowed.",
+        types="a wrong dtype or Python type." if function.mindspore else "a wrong Python type.",
+        forms="\n    ValueError: another layout, a rank that is not the layout's, lengths out of range."
+        if function.mindspore
+        else "",
+    )
+    return "\n".join([*lines, "", errors, "", MODES])
+
+
+def _body(function: Function) -> list[str]:
+    """Type checks that cost nothing when they pass, then the call with what was given, by canonical name."""
+    checks, words = [], []
+    for name, argument, _ in function.parameters():
+        word = f"words[{argument.name!r}] = {name}"
+        if argument.kind == "tensor":
+            absent = "" if argument.default is REQUIRED else f"{name} is not None and "
+            checks.append(f"    if {absent}not isinstance({name}, Tensor): refuse_tensor({name!r}, {name})")
+            if absent:
+                words.append(f"    if {name} is not None: {word}")
+        elif argument.kind == "ints":
+            words.append(f"    if {name} is not None: words[{argument.name!r}] = as_ints({name!r}, {name})")
+        else:
+            kind = SCALARS[argument.kind]
+            checks.append(f"    if type({name}) is not {kind}: {name} = as_{kind}({name!r}, {name})")
+            words.append(f"    {word}")
+    return [*checks, "    words = {}", *words, "    return implementation(query, key, value, words)"]
+
+
+def define(
+    function: Function,
+    implementation: Callable[..., Any],
+    *,
+    tensor: type,
+    tensor_name: str,
+    as_ints: Callable[[str, Any], Any],
+    module: str,
+) -> Any:
+    """The public function: exact names, order and defaults of the documents.
+
+    `implementation` gets (query, key, value, words): every number, and every tensor and list that is given.
+    """
+    source = "\n".join([f"def {function.name}({signature(function)}):", *_body(function), ""])
+    checks: ModuleType = exact if function.mindspore else _check
+
+    def refuse_tensor(name: str, given: Any) -> None:
+        if given is None and not function.mindspore:
+            raise RuntimeError(f"{name}: got None, allowed is a {tensor_name}")
+        _check.refuse_type(name, given, f"a {tensor_name}")
+
+    namespace: dict[str, Any] = {
+        "implementation": implementation,
+        "Tensor": tensor,
+        "as_ints": as_ints,
+        "refuse_tensor": refuse_tensor,
+        **{f"as_{kind}": getattr(checks, f"as_{kind}") for kind in ("int", "float", "str")},
+    }
+    filename = f"<fusion_attention: {module}.{function.name}>"
+    exec(compile(source, filename, "exec"), namespace)  # as namedtuple and dataclass do
+    linecache.cache[filename] = (len(source), None, source.splitlines(keepends=True), filename)
+    made = namespace[function.name]
+    made.__module__ = module
+    made.__doc__ = docstring(function, tensor_name)
+    return made
+
+
+def torch_schema(function: Function) -> str:
+    """The arguments and the result as a torch operator, by canonical names."""
+    rows = [argument for _, argument, _ in function.parameters()]
+    operands = ", ".join(map(schema_argument, rows[:OPERANDS]))
+    rest = ", ".join(map(schema_argument, rows[OPERANDS:]))
+    return f"({operands}, *, {rest}) -> Tensor attention_out"
+
+
+def output_shape(query: Sequence[Any], value: Sequence[Any], words: dict[str, Any]) -> list[Any]:
+    """From the shapes of a legal call, in arithmetic that also works on symbolic sizes."""
+    heads, layout = words["num_heads"], words["input_layout"].upper()
+    if layout == "BSH":
+        return [*query[:2], heads * (value[2] // (words["num_key_value_heads"] or heads))]
+    out = [*query[:-1], value[-1]]
+    if layout == "BNSD_BSND":
+        out[1], out[2] = out[2], out[1]
+    return out

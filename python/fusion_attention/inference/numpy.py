@@ -1,0 +1,61 @@
+"""The inference operators on NumPy arrays: int8, float16, ml_dtypes.bfloat16 and float32, without torch."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from fusion_attention import _check, _core, _strict
+from fusion_attention._elements import ELEMENTS, OTHER
+from fusion_attention.inference import exact
+from fusion_attention.inference.define import define
+from fusion_attention.inference.table import BY_NAME, NPU_PROMPT, PROMPT, Function
+from fusion_attention.numpy import _plain
+
+_NDArray = np.ndarray[Any, Any]
+
+
+def _array(array: _NDArray) -> tuple[int, int, tuple[int, ...], tuple[int, ...]]:
+    """What the binding takes: address, element, shape, strides in elements. The caller keeps the array."""
+    element = ELEMENTS.get(array.dtype.name, OTHER) if array.dtype.isnative else OTHER
+    strides = tuple(step // array.itemsize for step in array.strides)
+    return array.ctypes.data, element, array.shape, strides
+
+
+_DTYPES = {ELEMENTS["int8"]: np.dtype(np.int8), ELEMENTS["float16"]: np.dtype(np.float16)}
+
+
+def attend(function: Function, query: Any, key: Any, value: Any, words: dict[str, Any]) -> _NDArray:
+    """One call with its words by canonical name, types checked."""
+    arrays = {name: _plain(x) for name, x in (("query", query), ("key", key), ("value", value))}
+    arrays |= {name: _plain(x) for name, x in words.items() if BY_NAME[name].kind == "tensor"}
+    given = {name: _array(x) for name, x in arrays.items()}
+    q, k, v = (given.pop(name) for name in ("query", "key", "value"))
+    call = _core.InferenceAttention(function.interface, q, k, v, words | given, _strict.chosen())
+    out: _NDArray = np.empty(call.output_shape, _DTYPES.get(call.output_element, query.dtype))
+    call.forward(out.ctypes.data, 0)
+    for note in call.notes():
+        warnings.warn(note, stacklevel=4)
+    return out
+
+
+def _public(function: Function) -> Callable[..., _NDArray]:
+    def implementation(query: Any, key: Any, value: Any, words: dict[str, Any]) -> _NDArray:
+        return attend(function, query, key, value, words)
+
+    made: Callable[..., _NDArray] = define(
+        function,
+        implementation,
+        tensor=np.ndarray,
+        tensor_name="NumPy array",
+        as_ints=exact.as_ints if function.mindspore else _check.as_ints,
+        module=__name__,
+    )
+    return made
+
+
+prompt_flash_attention = _public(PROMPT)
+npu_prompt_flash_attention = _public(NPU_PROMPT)

@@ -1,0 +1,29 @@
+// Strict mode of the inference interfaces: their rows of the table.
+#pragma once
+
+#include <span>
+
+#include "api/inference_operands.h"
+#include "api/limits.h"
+
+namespace fusion_attention {
+
+// A call that has been read and found right.
+struct InferenceCall {
+  const InferenceLayout& layouts;
+  const Array &query, &key, &value;
+  const InferenceOptions& options;
+  const Problem& problem;
+};
+
+struct InferenceLimit {
+  LimitText text;
+  Refused (*broken)(const InferenceCall& call);
+};
+
+std::span<const InferenceLimit> inference_limits();
+
+// Throws Error for the first row that refuses the call.
+void refuse_undocumented(const InferenceCall& call);
+
+}  // namespace fusion_attention

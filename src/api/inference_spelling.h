@@ -1,0 +1,27 @@
+// How each inference interface spells its arguments, and which exception its document asks for.
+#pragma once
+
+#include <cstdint>
+#include <string>
+
+#include "fusion_attention/families/inference.h"
+
+namespace fusion_attention {
+
+struct Spelling {
+  Interface interface;
+  // MindSpore's: what its error table lists is always refused (ruling 28), and types, forms and values are
+  // told apart. Elsewhere every size and dtype that this library computes is accepted (rulings 10 to 12) and
+  // every refusal is a value.
+  bool mindspore;
+  const char *num_heads, *num_key_value_heads, *scale, *atten_mask, *actual_seq_lengths,
+      *actual_seq_lengths_kv, *deq_scale1, *quant_scale1, *deq_scale2, *quant_scale2, *quant_offset2;
+
+  [[noreturn]] void refuse_dtype(const char* argument, const Array& given, const std::string& allowed) const;
+  [[noreturn]] void refuse_form(const char* argument, const std::string& given,
+                                const std::string& allowed) const;
+};
+
+const Spelling& spelling_of(Interface interface);  // of an inference interface
+
+}  // namespace fusion_attention
