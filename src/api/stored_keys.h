@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "api/antiquant.h"
+#include "api/inference_operands.h"
 #include "api/inference_spelling.h"
 #include "fusion_attention/families/stored_keys.h"
 #include "fusion_attention/problem.h"

@@ -34,19 +34,6 @@ bool same_letters(std::string_view a, std::string_view b) {
   return true;
 }
 
-Dtype dtype_of(Element element) {
-  switch (element) {
-    case Element::float16:
-      return Dtype::float16;
-    case Element::bfloat16:
-      return Dtype::bfloat16;
-    case Element::int8:
-      return Dtype::int8;
-    default:
-      return Dtype::float32;
-  }
-}
-
 }  // namespace
 
 std::optional<Layout> parse_layout(std::string_view letters) {
@@ -76,6 +63,19 @@ std::vector<std::int64_t> shape_of(Layout layout, std::int64_t batches, std::int
   put(axes.row, rows);
   put(axes.channel, axes.head < 0 ? heads * channels : channels);
   return shape;
+}
+
+Dtype dtype_of(Element element) {
+  switch (element) {
+    case Element::float16:
+      return Dtype::float16;
+    case Element::bfloat16:
+      return Dtype::bfloat16;
+    case Element::int8:
+      return Dtype::int8;
+    default:
+      return Dtype::float32;
+  }
 }
 
 TensorView view_of(const Array& array, Layout layout, std::int64_t heads) {

@@ -21,6 +21,10 @@ enum class Interface : std::uint8_t {
   flash_attention_cell,        // acctransformer
   prompt_flash_attention,      // mindspore.ops
   npu_prompt_flash_attention,  // torch_npu
+  incre_flash_attention,       // mindspore.ops
+  npu_incre_flash_attention,   // torch_npu
+  npu_fused_infer_attention_score,     // torch_npu
+  npu_fused_infer_attention_score_v2,  // torch_npu
 };
 
 const char* name(Interface interface);                           // "npu_fusion_attention"
