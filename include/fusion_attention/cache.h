@@ -23,11 +23,13 @@ struct Pages {
   explicit operator bool() const { return table != nullptr; }
 };
 
-// x = (stored + offset)·scale in fp32, rounded once to the query's dtype. Both are views with the axes of the
-// tensor they belong to (pages and their rows, where there are pages), stride 0 where they broadcast; null
-// data: scale 1, offset 0.
+// x = (stored + offset)·scale in fp32, rounded once to the query's dtype. Both are views of one dtype with the
+// axes of the tensor they belong to (pages and their rows, where there are pages), stride 0 where they
+// broadcast; null data: scale 1, offset 0. `by_position`: [batch of the query, Nkv, keys behind the prefix, D]
+// instead, whose row j − prefix is key j's, in a page or not.
 struct Scaling {
   TensorView scale, offset;
+  bool by_position = false;
 };
 
 // Forward only. key and value may be stored as int8 or int4, each with its Scaling; prefix_key and
@@ -39,6 +41,9 @@ struct Cache {
   TensorView key_rope;  // the last channels of every key row; those of a prefix: prefix_key_rope
   TensorView prefix_key_rope;
   Scaling key, value;
+
+  bool has_prefix() const { return prefix_key.rows() != 0; }
+  bool has_rope() const { return key_rope.channels() != 0; }
 };
 
 }  // namespace fusion_attention

@@ -89,8 +89,13 @@ Problem dense_problem(Pass pass, Dtype dtype, std::int64_t batches, std::int64_t
 //   bias(dense,bnqk,bf16,before,last=1024)  bias(distance,n,shift=3)   its axes; a shift per sequence: 3:0:5
 //   dropout(keep=0.9,seed=5,offset=12)      dropout(keep=0.9,bits)     sink
 //   halves (half_scores)                    scaled(1)  scaled(512,offset)  output_scaling: numbers of each
+// and of a cache
+//   pages(16)       rows of a page; k is then the most keys of a sequence behind its prefix
+//   prefix(32)      keys before those of every sequence; one number per sequence: prefix(32:0:32)
+//   rope(64)        the last channels of d lie in a tensor of their own
+//   key(int8,nd,fp16,offset) value(int4,nr)    stored as, the axes of its scales (b, n, r, d), their dtype
 // parse(text(p)) describes the same work with contiguous views and null data; bias and dropout lie on natural
-// planes (one array over the tensors, or one block per packed sequence).
+// planes (one array over the tensors, or one block per packed sequence), pages in the order of the sequences.
 std::string text(const Problem& problem);
 Problem parse(std::string_view line);  // throws Error on a malformed line
 

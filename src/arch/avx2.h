@@ -13,6 +13,7 @@
 #include "arch/ymm.h"
 #include "base/half.h"
 #include "base/inline.h"
+#include "base/int4.h"
 
 namespace fusion_attention::arch {
 
@@ -35,6 +36,20 @@ struct Avx2 {
   }
   FA_INLINE static vec load(const bf16* p, int n) { return widen_bf16(load_halves(p, n)); }
   FA_INLINE static vec load(const f16* p, int n) { return widen_f16(load_halves(p, n)); }
+  FA_INLINE static vec load(const std::int8_t* p) {
+    return widen_int8(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)));
+  }
+  FA_INLINE static vec load(const std::int8_t* p, int n) {
+    alignas(16) std::int8_t copy[kLanes] = {};
+    for (int i = 0; i < n; ++i) copy[i] = p[i];
+    return load(copy);
+  }
+  FA_INLINE static vec load(const int4_pair* p) { return widen_int8(Ymm::widen_int4(_mm_loadu_si64(p))); }
+  FA_INLINE static vec load(const int4_pair* p, int n) {
+    alignas(16) std::int8_t copy[kLanes] = {};
+    for (int i = 0; i < n; ++i) copy[i] = static_cast<std::int8_t>(i % 2 ? high_of(p[i / 2]) : low_of(p[i / 2]));
+    return load(copy);
+  }
 
   FA_INLINE static void store(float* p, vec a) {
     _mm256_storeu_ps(p, a.lo);
@@ -268,6 +283,10 @@ struct Avx2 {
     const __m256i lo = _mm256_cvtepu16_epi32(_mm256_castsi256_si128(a));
     const __m256i hi = _mm256_cvtepu16_epi32(_mm256_extracti128_si256(a, 1));
     return {_mm256_castsi256_ps(_mm256_slli_epi32(lo, 16)), _mm256_castsi256_ps(_mm256_slli_epi32(hi, 16))};
+  }
+  FA_INLINE static vec widen_int8(__m128i a) {
+    const __m256i lo = _mm256_cvtepi8_epi32(a), hi = _mm256_cvtepi8_epi32(_mm_srli_si128(a, 8));
+    return {_mm256_cvtepi32_ps(lo), _mm256_cvtepi32_ps(hi)};
   }
   FA_INLINE static vec widen_f16(__m256i a) {
     return {_mm256_cvtph_ps(_mm256_castsi256_si128(a)), _mm256_cvtph_ps(_mm256_extracti128_si256(a, 1))};

@@ -13,6 +13,7 @@
 #include "arch/ymm.h"
 #include "base/half.h"
 #include "base/inline.h"
+#include "base/int4.h"
 
 namespace fusion_attention::arch {
 
@@ -69,6 +70,19 @@ struct Avx512 {
   }
   FA_INLINE static vec load(const f16* p, int n) {
     return _mm512_cvtph_ps(_mm256_maskz_loadu_epi16(first(n), p));
+  }
+  FA_INLINE static vec load(const std::int8_t* p) {
+    return _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p))));
+  }
+  FA_INLINE static vec load(const std::int8_t* p, int n) {
+    return _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_maskz_loadu_epi8(first(n), p)));
+  }
+  FA_INLINE static vec load(const int4_pair* p) {
+    return _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(Ymm::widen_int4(_mm_loadu_si64(p))));
+  }
+  FA_INLINE static vec load(const int4_pair* p, int n) {
+    const __m128i pairs = _mm_maskz_loadu_epi8(first((n + 1) / 2), p);
+    return _mm512_cvtepi32_ps(_mm512_maskz_cvtepi8_epi32(first(n), Ymm::widen_int4(pairs)));
   }
 
   FA_INLINE static void store(float* p, vec a) { _mm512_storeu_ps(p, a); }

@@ -10,6 +10,7 @@
 #include "arch/tile.h"
 #include "base/half.h"
 #include "base/inline.h"
+#include "base/int4.h"
 
 namespace fusion_attention::arch {
 
@@ -54,6 +55,17 @@ struct Scalar {
   template <class T>
   FA_INLINE static vec load(const T* p, int n) {
     return each([&](int i) { return i < n ? to_float(p[i]) : 0.0f; });
+  }
+  FA_INLINE static vec load(const std::int8_t* p) { return load(p, kLanes); }
+  FA_INLINE static vec load(const std::int8_t* p, int n) {
+    return each([&](int i) { return i < n ? static_cast<float>(p[i]) : 0.0f; });
+  }
+  FA_INLINE static vec load(const int4_pair* p) { return load(p, kLanes); }
+  FA_INLINE static vec load(const int4_pair* p, int n) {
+    return each([&](int i) {
+      if (i >= n) return 0.0f;
+      return static_cast<float>(i % 2 ? high_of(p[i / 2]) : low_of(p[i / 2]));
+    });
   }
   template <class T>
   FA_INLINE static void store(T* p, vec a) {

@@ -78,6 +78,8 @@ concept InPieces = requires(Hook& hook) { hook.start(0).piece(0); };
 //   mask                                        std::uint16_t, bit i = lane i
 //   zero() set(float)
 //   load(const T*) load(const T*, n)            T = float, bf16, f16; n lanes, the rest 0 and not touched
+//   load(const int8_t*[, n])                    integers as floats
+//   load(const int4_pair*[, n])                 sixteen of them in eight bytes
 //   store(T*, vec) store(T*, vec, n)            rounds to nearest even
 //   add sub mul max(vec, vec)                   max(a, b): b where either is NaN
 //   fma(a, b, c) = a·b + c    fms(a, b, c) = a·b − c

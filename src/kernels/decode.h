@@ -1,5 +1,5 @@
 // Few query rows against many keys: group × rows ≤ 16. Every key is used a handful of times, so packing it
-// would cost more than it saves: K and V are read once, where they lie, and the limit is the memory's.
+// would cost more than it saves: K and V are read once, where they lie (keys.h), and the limit is the memory's.
 //
 //   for step of 32 keys:   S = Q·Kᵀ  by dot_rows: one pass over the rows of K for all queries
 //                          P = softmax(S), the same rows of the same state as in the forward
@@ -8,21 +8,20 @@
 
 #include <new>
 
+#include "kernels/keys.h"
 #include "kernels/partial.h"
 #include "kernels/rate.h"
 #include "kernels/softmax.h"
 
 namespace fusion_attention::kernels {
 
-// Rows ahead that K and V are fetched: one step, so that its lines arrive while the step before is computed
-// (measured best of 16, 24, 32, 64 on Zen 5; spread over the loop, never in bursts).
-inline constexpr int kDecodeAhead = 32;
-
-template <class Arch>
+// K and V are fetched one step ahead, so that its lines arrive while the step before is computed (measured best
+// of 16, 24, 32, 64 rows on Zen 5; spread over the loop, never in bursts).
+template <class Arch, class T>
 struct DecodeLayout {
   std::int64_t depth;  // D rounded up to whole vectors
   int columns;         // C blocks of O
-  std::size_t state, queries, scores, weights, sums, outputs, bytes;
+  std::size_t state, queries, scores, weights, sums, outputs, step, bytes;
 
   FA_INLINE explicit DecodeLayout(const Shape& shape) {
     depth = round_up(shape.depth, kLanes);
@@ -33,7 +32,8 @@ struct DecodeLayout {
     weights = scores + arch::kBlockFloats * sizeof(float);
     sums = weights + 2 * kGroupBytes;
     outputs = sums + kDecodeRows * kLanes * kLine;
-    bytes = outputs + columns * arch::kBlockFloats * sizeof(float);
+    step = outputs + columns * arch::kBlockFloats * sizeof(float);
+    bytes = step + KeyRows<Arch, T>::step_bytes(greater(shape.depth, shape.value_depth));
   }
 };
 
@@ -41,6 +41,7 @@ template <class Arch, class T>
 class DecodeRun {
   using vec = typename Arch::vec;
   using State = SoftmaxState<Arch>;
+  using Step = typename KeyRows<Arch, T>::Step;
   static constexpr int kTogether = 4;  // query rows that share one pass over a row of K or V
 
  public:
@@ -50,7 +51,10 @@ class DecodeRun {
         t_(task),
         at_(args.shape),
         scratch_(scratch),
-        state_(*new(scratch) State) {}
+        state_(*new(scratch) State),
+        keys_(args.key, task.kv_head, shape_.depth, scratch + at_.step),
+        values_(args.value, task.kv_head, shape_.value_depth, scratch + at_.step),
+        value_in_key_(holds(args.key, args.value)) {}
 
   void run() {
     start();
@@ -58,10 +62,12 @@ class DecodeRun {
                          visible_keys(shape_, t_, t_.row_end - 1).end};
     for (std::int64_t key = reach.begin; key < reach.end; key += kBlock) {
       const int n = static_cast<int>(lesser(kBlock, reach.end - key));
-      dot_rows(key, n);
+      const Step keys = keys_.step(key, n, reach.end);
+      dot_rows(keys, n);
       const bool part = soften(key, n);
+      const Step values = value_in_key_ ? keys : values_.step(key, n, reach.end);
       for (int r = 0; r < rows(); r += kTogether)
-        part ? weigh_rows<true>(r, key, n) : weigh_rows<false>(r, key, n);
+        part ? weigh_rows<true>(r, values, key, n) : weigh_rows<false>(r, values, key, n);
     }
     for (int r = 0; r < rows(); ++r)
       finish_row<Arch, T>(a_, t_, head_of(r), row_of(r), state_, r,
@@ -76,12 +82,6 @@ class DecodeRun {
   std::int64_t row_of(int r) const { return t_.row_begin + r % task_rows(); }
 
   float* floats(std::size_t offset) const { return reinterpret_cast<float*>(scratch_ + offset); }
-  const T* key_row(std::int64_t key) const {
-    return reinterpret_cast<const T*>(a_.key.data + t_.kv_head * a_.key.head + key * a_.key.row);
-  }
-  const T* value_row(std::int64_t key) const {
-    return reinterpret_cast<const T*>(a_.value.data + t_.kv_head * a_.value.head + key * a_.value.row);
-  }
 
   void start() {
     float* queries = floats(at_.queries);
@@ -101,12 +101,12 @@ class DecodeRun {
 
   // S of n ≤ 32 keys. The sixteen lanes of a dot product are added up for sixteen keys at once, by a
   // transpose.
-  void dot_rows(std::int64_t first, int n) {
+  void dot_rows(const Step& keys, int n) {
     for (int half = 0; half * kLanes < n; ++half) {
       for (int j = 0; j < kLanes; ++j) {
         const int key = half * kLanes + j;
         if (key < n) {
-          dot_key(first + key, j);
+          dot_key(keys, key, j);
         } else {
           for (int r = 0; r < rows(); ++r) Arch::store(sum_of(r, j), Arch::zero());
         }
@@ -123,9 +123,9 @@ class DecodeRun {
   }
   float* sum_of(int r, int j) const { return floats(at_.sums) + (r * kLanes + j) * kLanes; }
 
-  FA_INLINE void dot_key(std::int64_t key, int j) {
-    const T* k = key_row(key);
-    const T* ahead = key_row(lesser(key + kDecodeAhead, t_.key_end - 1));
+  FA_INLINE void dot_key(const Step& keys, int key, int j) {
+    const T* k = keys.rows[key];
+    const T* ahead = reinterpret_cast<const T*>(keys.ahead[key]);
     for (int r = 0; r < rows(); r += kTogether) {
       const float* q = floats(at_.queries) + r * at_.depth;
       vec sum[kTogether] = {Arch::zero(), Arch::zero(), Arch::zero(), Arch::zero()};
@@ -168,7 +168,7 @@ class DecodeRun {
   // O of kTogether rows from r on += P·V over n keys. In a part step an infinity or NaN of V must not meet
   // the zero weight of a hidden pair: such elements are left out and added for the rows that see them.
   template <bool Part>
-  void weigh_rows(int r, std::int64_t first, int n) {
+  void weigh_rows(int r, const Step& values, std::int64_t first, int n) {
     bool nonfinite = false;
     for (std::int64_t c = 0; c < shape_.value_depth; c += kLanes) {
       float* o =
@@ -176,22 +176,22 @@ class DecodeRun {
       vec sum[kTogether];
       for (int i = 0; i < kTogether; ++i) sum[i] = Arch::load(o + i * kLanes);
       for (int j = 0; j < n; ++j) {
-        if (r == 0) __builtin_prefetch(value_row(lesser(first + j + kDecodeAhead, t_.key_end - 1)) + c);
-        vec v = load_some<Arch>(value_row(first + j) + c, shape_.value_depth - c);
+        if (r == 0) __builtin_prefetch(reinterpret_cast<const T*>(values.ahead[j]) + c);
+        vec v = load_some<Arch>(values.rows[j] + c, shape_.value_depth - c);
         if constexpr (Part) v = clear_nonfinite<Arch>(v, nonfinite);
         for (int i = 0; i < kTogether; ++i) sum[i] = Arch::fma(Arch::set(weight(r + i, j)), v, sum[i]);
       }
       for (int i = 0; i < kTogether; ++i) Arch::store(o + i * kLanes, sum[i]);
     }
-    if (nonfinite) weigh_nonfinite(r, first, n);
+    if (nonfinite) weigh_nonfinite(r, values.rows, first, n);
   }
 
-  [[gnu::noinline]] void weigh_nonfinite(int first_row, std::int64_t first, int n) {
+  [[gnu::noinline]] void weigh_nonfinite(int first_row, Rows<T> values, std::int64_t first, int n) {
     for (int r = first_row; r < lesser(first_row + kTogether, rows()); ++r)
       for (int j = 0; j < n; ++j) {
         if (!state_.sees(r, first + j, shape_.overlay.key)) continue;
         for (std::int64_t c = 0; c < shape_.value_depth; ++c) {
-          const float v = to_float(value_row(first + j)[c]);
+          const float v = to_float(values[j][c]);
           if (v - v != 0.0f) floats(at_.outputs)[o_offset(r, c)] += weight(r, j) * v;
         }
       }
@@ -200,14 +200,16 @@ class DecodeRun {
   const ForwardArgs& a_;
   const Shape& shape_;
   const ForwardTask& t_;
-  const DecodeLayout<Arch> at_;
+  const DecodeLayout<Arch, T> at_;
   std::byte* const scratch_;
   State& state_;
+  const KeyRows<Arch, T> keys_, values_;
+  const bool value_in_key_;
 };
 
 template <class Arch, class T>
 inline constexpr Forward kDecode{
-    .scratch_bytes = [](const Shape& shape, const Blocking&) { return DecodeLayout<Arch>(shape).bytes; },
+    .scratch_bytes = [](const Shape& shape, const Blocking&) { return DecodeLayout<Arch, T>(shape).bytes; },
     .run = [](const ForwardArgs& args, const ForwardTask& task,
               std::byte* scratch) { DecodeRun<Arch, T>(args, task, scratch).run(); },
     .merge = merge_partials<Arch, T>,

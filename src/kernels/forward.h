@@ -17,6 +17,7 @@
 #include <new>
 #include <type_traits>
 
+#include "kernels/keys.h"
 #include "kernels/partial.h"
 #include "kernels/rate.h"
 #include "kernels/softmax.h"
@@ -24,14 +25,15 @@
 namespace fusion_attention::kernels {
 
 // Where everything of a task lies in its scratch.
-template <class Arch, class Format>
+template <class Arch, class Format, class T>
 struct ForwardLayout {
   std::int64_t blocks;                  // row blocks of all heads
   int columns;                          // 32-wide column blocks of O
   int slices;                           // round trips in a chunk
   std::size_t q, k, v_column, v_slice;  // bytes of one packed Q block, K step, V column block, V slice
   std::size_t p_plane;
-  std::size_t states, queries, keys, values, outputs, scores, weights, bias, kept, bytes;  // offsets; total
+  std::size_t states, queries, keys, values, outputs, scores, weights, bias, kept, step;  // offsets
+  std::size_t bytes;
 
   FA_INLINE ForwardLayout(const Shape& shape, const Blocking& blocking) {
     blocks = shape.group * ceil_div(blocking.rows, kBlock);
@@ -56,6 +58,7 @@ struct ForwardLayout {
     weights = take(Format::kPlanes * p_plane);
     bias = take(arch::kBlockFloats * sizeof(float));
     kept = take(2 * blocking.round_trip * sizeof(std::uint32_t));
+    step = take(KeyRows<Arch, T>::step_bytes(greater(shape.depth, shape.value_depth)));
     bytes = at;
   }
 };
@@ -63,10 +66,20 @@ struct ForwardLayout {
 template <class Arch, class Format, class T>
 class ForwardRun {
   using State = SoftmaxState<Arch>;
+  static constexpr int kStepGroups = SoftmaxStep<Arch, Format>::kStepGroups;
 
  public:
   ForwardRun(const ForwardArgs& args, const ForwardTask& task, std::byte* scratch)
-      : a_(args), shape_(args.shape), t_(task), at_(args.shape, args.blocking), scratch_(scratch) {}
+      : a_(args),
+        shape_(args.shape),
+        t_(task),
+        at_(args.shape, args.blocking),
+        scratch_(scratch),
+        keys_(args.key, task.kv_head, shape_.depth, scratch + at_.step),
+        values_(args.value, task.kv_head, shape_.value_depth, scratch + at_.step),
+        value_in_key_(holds(args.key, args.value)),
+        together_(task_rows() < kBlock && shape_.group > 1 && !shape_.dropout.on &&
+                  shape_.bias.kind == BiasKind::none) {}
 
   void run() {
     for (std::int64_t b = 0; b < blocks(); ++b) start(b);
@@ -83,33 +96,50 @@ class ForwardRun {
   }
 
  private:
-  // Row blocks are numbered head by head.
-  std::int64_t row_blocks() const { return ceil_div(t_.row_end - t_.row_begin, kBlock); }
-  std::int64_t blocks() const { return shape_.group * row_blocks(); }
-  std::int64_t head_of(std::int64_t b) const { return t_.kv_head * shape_.group + b / row_blocks(); }
-  std::int64_t row_of(std::int64_t b) const { return t_.row_begin + b % row_blocks() * kBlock; }
-  int rows_of(std::int64_t b) const { return static_cast<int>(lesser(kBlock, t_.row_end - row_of(b))); }
+  // Row blocks are numbered head by head. Few rows would leave them empty: then the rows of all heads are
+  // numbered together, the heads of a row side by side, so that what is seen still grows along a block.
+  std::int64_t task_rows() const { return t_.row_end - t_.row_begin; }
+  std::int64_t row_blocks() const { return ceil_div(task_rows(), kBlock); }
+  std::int64_t blocks() const {
+    return together_ ? ceil_div(shape_.group * task_rows(), kBlock) : shape_.group * row_blocks();
+  }
+  std::int64_t head_of(std::int64_t b, int r = 0) const {
+    return t_.kv_head * shape_.group + (together_ ? (b * kBlock + r) % shape_.group : b / row_blocks());
+  }
+  std::int64_t row_of(std::int64_t b, int r = 0) const {
+    return t_.row_begin + (together_ ? (b * kBlock + r) / shape_.group : b % row_blocks() * kBlock + r);
+  }
+  int rows_of(std::int64_t b) const {
+    return static_cast<int>(lesser(
+        kBlock, together_ ? shape_.group * task_rows() - b * kBlock : t_.row_end - row_of(b)));
+  }
 
   State& state(std::int64_t b) const { return reinterpret_cast<State*>(scratch_ + at_.states)[b]; }
   std::byte* query(std::int64_t b) const { return scratch_ + at_.queries + b * at_.q; }
   float* output(std::int64_t b) const { return floats(at_.outputs) + b * at_.columns * arch::kBlockFloats; }
   float* scores(int ring) const { return floats(at_.scores) + ring * arch::kBlockFloats; }
   float* floats(std::size_t offset) const { return reinterpret_cast<float*>(scratch_ + offset); }
-  Rows<T> keys_from(std::int64_t key) const { return rows_at(a_.key, t_.kv_head, key); }
-  Rows<T> values_from(std::int64_t key) const { return rows_at(a_.value, t_.kv_head, key); }
-  static Rows<T> rows_at(const Operand& o, std::int64_t head, std::int64_t row) {
-    return {o.data + head * o.head + row * o.row, o.row};
-  }
+
+  // The rows of Q of one block.
+  struct QueryRows {
+    const ForwardRun& run;
+    std::int64_t block;
+
+    const T* operator[](int r) const {
+      const Operand& q = run.a_.query;
+      return reinterpret_cast<const T*>(q.data + run.head_of(block, r) * q.head +
+                                        run.row_of(block, r) * q.row);
+    }
+  };
 
   void start(std::int64_t b) {
     State& s = *new (&state(b)) State;
-    const std::int64_t head = head_of(b), row = row_of(b);
     for (int r = 0; r < kBlock; ++r) {
       const bool real = r < rows_of(b);
-      s.start(r, real ? visible_keys(shape_, t_, row + r) : Interval{},
-              real ? mask_row(shape_.overlay, head, row + r) : nullptr);
+      s.start(r, real ? visible_keys(shape_, t_, row_of(b, r)) : Interval{},
+              real ? mask_row(shape_.overlay, head_of(b, r), row_of(b, r)) : nullptr);
     }
-    pack_a<Arch, Format>(rows_at(a_.query, head, row), rows_of(b), shape_.depth, query(b));
+    pack_a<Arch, Format>(QueryRows{*this, b}, rows_of(b), shape_.depth, query(b));
     float* o = output(b);
     for (std::size_t i = 0; i < at_.columns * arch::kBlockFloats; i += kLanes)
       Arch::store(o + i, Arch::zero());
@@ -117,16 +147,19 @@ class ForwardRun {
 
   // K and V of the keys [chunk_, end).
   void pack(std::int64_t end) {
-    for (std::int64_t key = chunk_; key < end; key += kBlock)
-      pack_b_transposed<Arch, Format>(keys_from(key), static_cast<int>(lesser(kBlock, end - key)),
-                                      shape_.depth, packed_key(key));
     nonfinite_ = false;
-    for (std::int64_t key = chunk_; key < end; key += a_.blocking.round_trip)
+    for (std::int64_t key = chunk_; key < end; key += kBlock) {
+      const int n = static_cast<int>(lesser(kBlock, end - key));
+      const Rows<T> keys = keys_.step(key, n, end).rows;
+      pack_b_transposed<Arch, Format>(keys, n, shape_.depth, packed_key(key));
+      const std::int64_t slice = (key - chunk_) / a_.blocking.round_trip,
+                         step = (key - chunk_) % a_.blocking.round_trip / kBlock;
+      const Rows<T> values = value_in_key_ ? keys : values_.step(key, n, end).rows;
       for (int column = 0; column < at_.columns; ++column)
         nonfinite_ |= pack_depth<Arch, Format, false>(
-            values_from(key), lesser(a_.blocking.round_trip, end - key), column * kBlock,
-            lesser(kBlock, shape_.value_depth - column * kBlock), a_.blocking.round_trip,
-            packed_value((key - chunk_) / a_.blocking.round_trip, column));
+            values, n, column * kBlock, lesser(kBlock, shape_.value_depth - column * kBlock),
+            a_.blocking.round_trip, packed_value(slice, column) + step * kStepGroups * kGroupBytes);
+    }
   }
   std::byte* packed_key(std::int64_t key) const {
     return scratch_ + at_.keys + (key - chunk_) / kBlock * at_.k;
@@ -254,7 +287,6 @@ class ForwardRun {
 
   // O += P·V over the steps of the pending slice.
   void weigh_values() {
-    constexpr int kStepGroups = SoftmaxStep<Arch, Format>::kStepGroups;
     const std::size_t skip = pending_.begin * kStepGroups * kGroupBytes;
     const int steps = pending_.index - pending_.begin + 1;
     for (int column = 0; column < at_.columns; ++column) {
@@ -280,7 +312,7 @@ class ForwardRun {
     const std::int64_t first = pending_.key - (pending_.index - pending_.begin) * kBlock;
     float* o = output(pending_.block);
     for (std::int64_t key = first; key < lesser(pending_.key + kBlock, t_.key_end); ++key) {
-      const T* value = values_from(key)[0];
+      const T* value = values_.step(key, 1, key + 1).rows[0];
       for (std::int64_t c = 0; c < shape_.value_depth; ++c) {
         const float v = to_float(value[c]);
         if (v - v == 0.0f) continue;
@@ -299,14 +331,18 @@ class ForwardRun {
 
   void finish(std::int64_t b) {
     for (int r = 0; r < rows_of(b); ++r)
-      finish_row<Arch, T>(a_, t_, head_of(b), row_of(b) + r, state(b), r, output(b) + arch::c_offset(r, 0));
+      finish_row<Arch, T>(a_, t_, head_of(b, r), row_of(b, r), state(b), r,
+                          output(b) + arch::c_offset(r, 0));
   }
 
   const ForwardArgs& a_;
   const Shape& shape_;
   const ForwardTask& t_;
-  const ForwardLayout<Arch, Format> at_;
+  const ForwardLayout<Arch, Format, T> at_;
   std::byte* const scratch_;
+  const KeyRows<Arch, T> keys_, values_;
+  const bool value_in_key_;
+  const bool together_;  // the rows of several heads in one block
   std::int64_t chunk_ = 0;  // first key of the packed chunk
   Pending pending_;
   int ring_ = 0, kept_ring_ = 0;
@@ -317,7 +353,7 @@ template <class Arch, class Format, class T>
 inline constexpr Forward kForward{
     .scratch_bytes =
         [](const Shape& shape, const Blocking& blocking) {
-          return ForwardLayout<Arch, Format>(shape, blocking).bytes;
+          return ForwardLayout<Arch, Format, T>(shape, blocking).bytes;
         },
     .run =
         [](const ForwardArgs& args, const ForwardTask& task, std::byte* scratch) {

@@ -28,6 +28,34 @@ struct Operand {
   std::int64_t row = 0;
 };
 
+// x = (stored + offset)·scale: one of the two, by page, head, row and channel; bytes, 0 where it broadcasts.
+struct Scales {
+  const std::byte* data = nullptr;    // of the first row of the sequence, or of page 0; null: none
+  const std::byte* prefix = nullptr;  // of every row of the prefix
+  Dtype dtype = Dtype::float32;
+  std::int64_t page = 0, head = 0, row = 0, channel = 0;
+  bool by_position = false;  // rows are the keys of the sequence behind its prefix, whatever page they are in
+};
+
+// Some channels of every key (or value) of a sequence, as they are stored.
+struct KeyChannels {
+  Operand rows;           // of the sequence, behind its prefix; with pages, of page 0
+  Operand prefix;         // of the prefix
+  std::int64_t page = 0;  // bytes from page to page
+  std::int64_t channels = 0;
+  Dtype dtype = Dtype::float32;  // the query's, int8 or int4
+  Scales scale, offset;          // of int8 and int4
+};
+
+// The keys (or values) of one sequence: fusion_attention/cache.h says which is where.
+struct KeySource {
+  KeyChannels leading;
+  KeyChannels rope;  // behind them; no channels: none
+  std::int64_t prefix = 0;
+  const std::int32_t* table = nullptr;  // the sequence's first entry; null: no pages
+  std::int64_t page_rows = 1;
+};
+
 // Statistics of one sequence: entry (n, i) at (base + n*head + i*row) * copies floats.
 struct StatisticsPlane {
   float* max = nullptr;  // null: not wanted
@@ -93,7 +121,8 @@ struct OutputScale {
 
 struct ForwardArgs {
   Shape shape;
-  Operand query, key, value, output;
+  Operand query, output;
+  KeySource key, value;
   StatisticsPlane statistics;
   OutputScale output_scale;
   Blocking blocking;

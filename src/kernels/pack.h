@@ -99,9 +99,9 @@ FA_INLINE void pack_line(const T* p, std::int64_t n, std::byte* out, std::size_t
   }
 }
 
-// A: `rows` ≤ 32 rows of `depth` channels. [plane][group][32 rows][64 B]
-template <class Arch, class Format, class T>
-void pack_a(Rows<T> from, int rows, std::int64_t depth, std::byte* out) {
+// A: `rows` ≤ 32 rows of `depth` channels, row r at from[r]. [plane][group][32 rows][64 B]
+template <class Arch, class Format, class From>
+void pack_a(const From& from, int rows, std::int64_t depth, std::byte* out) {
   const std::size_t plane = plane_bytes<Format>(depth);
   for (int g = 0; g < groups<Format>(depth); ++g) {
     const std::int64_t first = std::int64_t{g} * kGroupElements<Format>;

@@ -32,19 +32,28 @@ void with_contiguous_channels(const Problem& problem, Compute&& compute) {
                                           &Problem::output_gradient};
   TensorView Problem::* const gradients[] = {&Problem::query_gradient, &Problem::key_gradient,
                                              &Problem::value_gradient};
+  TensorView Cache::* const cached[] = {&Cache::prefix_key, &Cache::prefix_value, &Cache::key_rope,
+                                        &Cache::prefix_key_rope};
   const auto copied = [&](TensorView Problem::* view) { return !detail::contiguous_channels(problem.*view); };
+  const auto apart = [&](TensorView Cache::* view) { return !detail::contiguous_channels(problem.cache.*view); };
   bool any = false;
   for (auto view : inputs) any |= copied(view);
   for (auto view : gradients) any |= copied(view);
+  for (auto view : cached) any |= apart(view);
   if (!any) return compute(problem);
 
   Problem p = problem;
-  std::vector<std::byte> storage[8];
+  std::vector<std::byte> storage[12];
   int used = 0;
   for (auto view : inputs) {
     if (!copied(view)) continue;
     p.*view = detail::contiguous_like(problem.*view, storage[used++]);
     if (backward || view != &Problem::output) detail::copy(problem.*view, p.*view);
+  }
+  for (auto view : cached) {
+    if (!apart(view)) continue;
+    p.cache.*view = detail::contiguous_like(problem.cache.*view, storage[used++]);
+    detail::copy(problem.cache.*view, p.cache.*view);
   }
   for (auto view : gradients)
     if (copied(view)) p.*view = detail::contiguous_like(problem.*view, storage[used++]);

@@ -8,6 +8,7 @@
 #include "base/parallel.h"
 #include "fusion_attention/error.h"
 #include "plan/contiguous.h"
+#include "plan/keys.h"
 #include "plan/plan.h"
 #include "plan/sink.h"
 #include "plan/uncovered.h"
@@ -41,15 +42,6 @@ class Arena {
   std::byte* data_ = nullptr;
   std::size_t size_ = 0;
 };
-
-// The part of a view that belongs to one sequence; `first` is its first row (key) on the row axis.
-kernels::Operand operand(const TensorView& view, const Sequence& s, std::int64_t first) {
-  const std::int64_t size = size_of(view.dtype);
-  return {view.data ? static_cast<std::byte*>(view.data) +
-                          (s.batch * view.stride[0] + first * view.stride[2]) * size
-                    : nullptr,
-          view.stride[1] * size, view.stride[2] * size};
-}
 
 kernels::StatisticsPlane statistics(const Problem& problem, const Sequence& s, std::int64_t rows_before) {
   const Statistics& all = problem.statistics;
@@ -148,10 +140,10 @@ class Execution {
   kernels::ForwardArgs forward_args(std::int64_t index) const {
     const Sequence& s = sequence(index);
     return {.shape = plan::shape_of(problem_, s),
-            .query = operand(problem_.query, s, s.row),
-            .key = operand(problem_.key, s, s.key),
-            .value = operand(problem_.value, s, s.key),
-            .output = operand(problem_.output, s, s.row),
+            .query = plan::operand(problem_.query, s, s.row),
+            .output = plan::operand(problem_.output, s, s.row),
+            .key = plan::key_source(problem_, s),
+            .value = plan::value_source(problem_, s),
             .statistics = statistics(problem_, s, rows_before_[static_cast<std::size_t>(index)]),
             .output_scale = output_scale(problem_),
             .blocking = &kernel_of(index) == state_.row ? state_.blocking : state_.decode_blocking};
@@ -160,14 +152,14 @@ class Execution {
   kernels::BackwardArgs backward_args(std::int64_t index) const {
     const Sequence& s = sequence(index);
     return {.shape = plan::shape_of(problem_, s),
-            .query = operand(problem_.query, s, s.row),
-            .key = operand(problem_.key, s, s.key),
-            .value = operand(problem_.value, s, s.key),
-            .output = operand(problem_.output, s, s.row),
-            .output_gradient = operand(problem_.output_gradient, s, s.row),
-            .query_gradient = operand(problem_.query_gradient, s, s.row),
-            .key_gradient = operand(problem_.key_gradient, s, s.key),
-            .value_gradient = operand(problem_.value_gradient, s, s.key),
+            .query = plan::operand(problem_.query, s, s.row),
+            .key = plan::operand(problem_.key, s, s.key),
+            .value = plan::operand(problem_.value, s, s.key),
+            .output = plan::operand(problem_.output, s, s.row),
+            .output_gradient = plan::operand(problem_.output_gradient, s, s.row),
+            .query_gradient = plan::operand(problem_.query_gradient, s, s.row),
+            .key_gradient = plan::operand(problem_.key_gradient, s, s.key),
+            .value_gradient = plan::operand(problem_.value_gradient, s, s.key),
             .statistics = statistics(problem_, s, rows_before_[static_cast<std::size_t>(index)]),
             .blocking = state_.blocking};
   }

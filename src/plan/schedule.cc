@@ -8,14 +8,16 @@
 
 #include "base/math.h"
 #include "plan/tiles.h"
+#include "problem/reach.h"
 
 namespace fusion_attention::plan {
 namespace {
 
 using kernels::Blocking;
 
-// Query rows, heads of a group together, up to which keys are split: more rows than that are tasks enough.
-constexpr std::int64_t kFewRows = 512;
+// Query rows, heads of a group together, up to which keys are split: more rows than that are tasks enough, if
+// they are not the heads of fewer rows than a task takes at least.
+constexpr std::int64_t kFewRows = 512, kLeastTaskRows = 32;
 // Keys of a split at least. Merging costs a record of Dv + 2 floats per row and split, 512 keys of arithmetic
 // on the row 500 times as much; but a chunk of keys is packed for the rows of one task, so many rows take
 // longer ones.
@@ -69,10 +71,8 @@ struct KeySplits {
 KeySplits key_splits(const Sequence& s, std::int64_t group, const Blocking& blocking) {
   const KeySplits one{0, s.keys, greater(s.keys, 1)};
   const std::int64_t rows = s.rows * group;
-  if (rows == 0 || (rows > kFewRows && !tiny(blocking))) return one;
-  const std::int64_t keys = s.key0 + s.keys;
-  const std::int64_t first = greater(s.band.row(s.row0, keys).begin - s.key0, 0);
-  const std::int64_t begin = round_down(first, 32), end = s.band.row(s.row0 + s.rows - 1, keys).end - s.key0;
+  if (rows == 0 || (rows > kFewRows && s.rows > kLeastTaskRows && !tiny(blocking))) return one;
+  const auto [begin, end] = reach(s);
   const std::int64_t least = tiny(blocking)      ? blocking.keys
                              : rows <= kManyRows ? kLeastKeys
                                                  : kLeastKeysManyRows;

@@ -1,6 +1,7 @@
 // What the parts of validate() share.
 #pragma once
 
+#include <array>
 #include <cstdint>
 #include <string>
 
@@ -16,6 +17,20 @@ inline constexpr std::int64_t kMost = std::int64_t{1} << 62;
                                 const std::string& allowed) {
   throw Error(ErrorKind::value, argument, given, allowed);
 }
+
+// Sizes and strides of at least 0 whose products fit 64 bits with room to spare.
+void check_view(const char* argument, const TensorView& view);
+void check_shape(const char* argument, const TensorView& view, const std::array<std::int64_t, 4>& shape,
+                 Dtype dtype);
+
+// The rejections of a cache: those of its tensors; of one sequence's keys, expecting them checked; and, where
+// memory may be read, of the entries of its table.
+void check_cache(const Problem& problem);
+void check_cached_keys(const Problem& problem, const Sequence& sequence);
+void check_table(const Problem& problem);
+
+// Whether key or value are anything else than plain tensors.
+bool has_cache(const Problem& problem);
 
 // The rejections of bias, dropout and sink. Expects shapes and sequences that have been checked.
 void check_scores(const Problem& problem);

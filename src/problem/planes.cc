@@ -79,6 +79,7 @@ std::int64_t number_slopes(Problem& p, const BiasAxes& axes, Numbering numbering
 }  // namespace
 
 Numbering numbering_of(const Problem& p) {
+  if (p.cache.pages || p.cache.has_prefix()) return Numbering::sequences;
   std::int64_t batch = -1;
   for (const Sequence& s : p.sequences) {
     if (s.batch <= batch || s.row != 0 || s.key != 0) return Numbering::sequences;

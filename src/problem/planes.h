@@ -12,7 +12,8 @@ namespace fusion_attention {
 // sequences  a block [N, rows, keys] per sequence, one behind the other
 enum class Numbering : std::uint8_t { tensor, sequences };
 
-// `tensor` where every sequence starts at the first row and key of a batch entry of its own.
+// `tensor` where every sequence starts at the first row and key of a batch entry of its own, and all its keys lie
+// there.
 Numbering numbering_of(const Problem& problem);
 
 // Axes that a bias has beside the key; slopes have no row. Without `batch` all sequences share one block, as

@@ -11,12 +11,13 @@
 
 #include "fusion_attention/error.h"
 #include "fusion_attention/problem.h"
+#include "problem/cache_text.h"
 #include "problem/planes.h"
+#include "problem/reader.h"
 
 namespace fusion_attention {
 namespace {
 
-constexpr Dtype kDtypes[] = {Dtype::float32, Dtype::float16, Dtype::bfloat16};
 constexpr char kAxes[] = "bnqk";
 constexpr const char* kKinds[] = {"none", "dense", "distance", "root_distance"};  // BiasKind
 constexpr char kBias[] = "bias(dense|distance|root_distance[,axes][,dtype][,before][,last=n][,shift=n[:n…]])";
@@ -47,7 +48,7 @@ bool uniform(const Problem& p) {
   for (std::size_t b = 0; b < p.sequences.size(); ++b) {
     const Sequence& s = p.sequences[b];
     if (s.batch != static_cast<std::int64_t>(b) || s.row || s.key || s.row0 || s.key0 ||
-        s.rows != p.query.rows() || s.keys != p.key.rows() || s.band != p.sequences[0].band)
+        s.rows != p.query.rows() || s.keys != own_keys(p) + s.prefix || s.band != p.sequences[0].band)
       return false;
   }
   return true;
@@ -88,50 +89,6 @@ std::string dropout_text(const Dropout& dropout) {
   return text + ",seed=" + std::to_string(dropout.seed) + ",offset=" + std::to_string(dropout.offset) + ")";
 }
 
-[[noreturn]] void malformed(std::string_view word, const char* allowed) {
-  throw Error(ErrorKind::value, "problem line", "\"" + std::string(word) + "\"", allowed);
-}
-
-// Reads numbers off a word: "32/8", "-inf:0:3".
-class Reader {
- public:
-  explicit Reader(std::string_view word) : word_(word), left_(word) {}
-
-  bool done() const { return left_.empty(); }
-  bool skip(std::string_view prefix) {
-    if (left_.substr(0, prefix.size()) != prefix) return false;
-    left_.remove_prefix(prefix.size());
-    return true;
-  }
-  template <class T>
-  T take(const char* allowed) {
-    T value{};
-    const auto [stop, error] = std::from_chars(left_.data(), left_.data() + left_.size(), value);
-    if (error != std::errc{}) malformed(word_, allowed);
-    left_.remove_prefix(static_cast<std::size_t>(stop - left_.data()));
-    return value;
-  }
-  std::int64_t band_end() {
-    if (skip("-inf")) return -Band::kFar;
-    if (skip("inf")) return Band::kFar;
-    return take<std::int64_t>("lo and hi: integers, -inf or inf");
-  }
-  Band band(const char* separator) {
-    Band band;
-    band.lo = band_end();
-    if (!skip(separator)) malformed(word_, "a band of at least lo and hi");
-    band.hi = band_end();
-    if (skip(separator)) band.prefix = take<std::int64_t>("an integer prefix");
-    if (skip(separator)) band.block = take<std::int64_t>("an integer block");
-    if (skip(separator)) band.reach = band_end();
-    return band;
-  }
-  std::string_view word() const { return word_; }
-
- private:
-  std::string_view word_, left_;
-};
-
 struct Line {
   std::optional<Pass> pass;
   std::optional<Dtype> dtype;
@@ -148,6 +105,7 @@ struct Line {
   bool bits = false, sink = false, half_scores = false;
   std::int64_t scaled = 0;  // numbers of output_scaling: 0 for none
   bool scaled_offset = false;
+  CacheLine cache;
 };
 
 void read_sequences(Reader& reader, Line& line) {
@@ -168,11 +126,10 @@ void read_sequences(Reader& reader, Line& line) {
 }
 
 void read_bias_part(Reader& reader, Line& line) {
-  for (const Dtype dtype : kDtypes)
-    if (reader.skip(name(dtype))) {
-      line.bias.dtype = dtype;
-      return;
-    }
+  if (const auto dtype = reader.floating_dtype()) {
+    line.bias.dtype = *dtype;
+    return;
+  }
   if (reader.skip("before")) {
     line.bias.before_scale = true;
   } else if (reader.skip("last=")) {
@@ -220,12 +177,11 @@ void read_word(std::string_view word, Line& line) {
     line.pass = word == "fwd" ? Pass::forward : Pass::backward;
     return;
   }
-  for (const Dtype dtype : kDtypes)
-    if (word == name(dtype)) {
-      line.dtype = dtype;
-      return;
-    }
-  if (reader.skip("scale=")) {
+  if (const auto dtype = reader.floating_dtype()) {
+    line.dtype = dtype;
+  } else if (read_cache(reader, line.cache)) {
+    // pages(), prefix(), rope(), key(), value()
+  } else if (reader.skip("scale=")) {
     line.scale = reader.take<double>("scale=number");
   } else if (reader.skip("band(")) {
     line.band = reader.band(",");
@@ -263,7 +219,7 @@ void read_word(std::string_view word, Line& line) {
     malformed(
         word,
         "fwd|bwd, fp32|fp16|bf16, b, h, q, k, d, scale=, band(), seqs(), overlay(), bias(), dropout(), sink, "
-        "halves, scaled()");
+        "halves, scaled(), pages(), prefix(), rope(), key(), value()");
   }
   if (!reader.done()) malformed(word, "nothing after the value");
 }
@@ -291,14 +247,13 @@ void check_sizes(const Line& line) {
   }
 }
 
-// What a line describes has no memory: a marker address that nothing may follow.
-alignas(std::max_align_t) constexpr std::uint8_t kDescribed[sizeof(std::max_align_t)] = {};
-
 // Contiguous in the axes it has.
 void describe_overlay(const Line& line, Problem& p) {
   if (line.overlay.empty()) return;
   p.overlay.data = kDescribed;
-  const std::int64_t sizes[] = {line.batches, line.heads, line.rows, line.keys};
+  std::int64_t keys = line.keys;
+  for (const Sequence& s : p.sequences) keys = std::max(keys, s.keys);
+  const std::int64_t sizes[] = {line.batches, line.heads, line.rows, keys};
   std::int64_t stride = 1;
   for (int axis = 3; axis >= 0; --axis) {
     const bool present = line.overlay.find(kAxes[axis]) != std::string::npos;
@@ -336,7 +291,7 @@ void describe_results(const Line& line, Problem& p) {
 std::string text(const Problem& p) {
   std::ostringstream out;
   out << (p.pass == Pass::forward ? "fwd " : "bwd ") << name(p.query.dtype) << " b" << p.query.batches()
-      << " h" << p.query.heads() << "/" << p.key.heads() << " q" << p.query.rows() << " k" << p.key.rows()
+      << " h" << p.query.heads() << "/" << p.key.heads() << " q" << p.query.rows() << " k" << own_keys(p)
       << " d" << p.query.channels() << "/" << p.value.channels() << " scale=" << number(p.scale);
   if (uniform(p)) {
     out << " band(" << band_text(p.sequences.empty() ? Band{} : p.sequences[0].band, ',') << ")";
@@ -362,6 +317,7 @@ std::string text(const Problem& p) {
   if (p.half_scores) out << " halves";
   if (p.output_scaling)
     out << " scaled(" << p.output_scaling.channels << (p.output_scaling.offset ? ",offset)" : ")");
+  out << cache_text(p);
   return out.str();
 }
 
@@ -378,6 +334,7 @@ Problem parse(std::string_view text) {
   Problem p = dense_problem(*line.pass, *line.dtype, line.batches, line.heads, line.kv_heads, line.rows,
                             line.keys, line.depth, line.value_depth, line.scale, line.band);
   if (line.listed) p.sequences = line.sequences;
+  describe_cache(line.cache, line.listed, p);
   describe_overlay(line, p);
   validate(p);  // planes count on sequences that fit
   describe_scores(line, p);

@@ -8,6 +8,7 @@
 #include <string>
 #include <vector>
 
+#include "base/math.h"
 #include "problem/check.h"
 
 namespace fusion_attention {
@@ -33,8 +34,10 @@ std::int64_t extent(const char* argument, const TensorView& v) {
         __builtin_add_overflow(last, reach, &last) || last > kMost / 8)
       refuse(argument, "strides that reach past the end of memory", "a tensor that fits an address space");
   }
-  return (last + 1) * size_of(v.dtype);
+  return bytes_of(v.dtype, round_up(last + 1, v.dtype == Dtype::int4 ? 2 : 1));
 }
+
+}  // namespace
 
 void check_view(const char* argument, const TensorView& v) {
   std::int64_t elements = 1;
@@ -59,17 +62,31 @@ void check_shape(const char* argument, const TensorView& v, const std::array<std
     refuse(argument, std::string("dtype ") + name(v.dtype), std::string("query's, ") + name(dtype));
 }
 
+namespace {
+
+// Of key and value. Those of a cache may be stored as something else, in pages, and without rope channels.
+void check_keys(const Problem& p) {
+  const TensorView &q = p.query, &k = p.key, &v = p.value;
+  const bool cached = has_cache(p);
+  check_view("key", k);
+  check_view("key_rope", p.cache.key_rope);
+  if (k.heads() < 0 || (k.heads() == 0) != (q.heads() == 0) || (k.heads() > 0 && q.heads() % k.heads() != 0))
+    refuse("key", std::to_string(k.heads()) + " heads", "a divisor of query's " + std::to_string(q.heads()));
+  check_shape("key", k,
+              {p.cache.pages ? k.batches() : q.batches(), k.heads(), k.rows(),
+               q.channels() - p.cache.key_rope.channels()},
+              cached ? k.dtype : q.dtype);
+  check_view("value", v);
+  if (v.channels() == 0) refuse("value", "D = 0", "D of at least 1");
+  check_shape("value", v, {k.batches(), k.heads(), k.rows(), v.channels()}, cached ? v.dtype : q.dtype);
+  if (cached) check_cache(p);
+}
+
 void check_shapes(const Problem& p) {
   const TensorView &q = p.query, &k = p.key, &v = p.value;
   check_view("query", q);
   if (q.channels() == 0) refuse("query", "D = 0", "D of at least 1");
-  check_view("key", k);
-  if (k.heads() < 0 || (k.heads() == 0) != (q.heads() == 0) || (k.heads() > 0 && q.heads() % k.heads() != 0))
-    refuse("key", std::to_string(k.heads()) + " heads", "a divisor of query's " + std::to_string(q.heads()));
-  check_shape("key", k, {q.batches(), k.heads(), k.rows(), q.channels()}, q.dtype);
-  check_view("value", v);
-  if (v.channels() == 0) refuse("value", "D = 0", "D of at least 1");
-  check_shape("value", v, {k.batches(), k.heads(), k.rows(), v.channels()}, q.dtype);
+  check_keys(p);
   check_shape("output", p.output, {q.batches(), q.heads(), q.rows(), v.channels()},
               p.output_scaling ? Dtype::int8 : q.dtype);
   if (p.pass == Pass::forward) return;
@@ -119,9 +136,7 @@ void check_sequences(const Problem& p) {
     if (!inside(s.row, s.rows, p.query.rows()))
       refuse("sequences", "rows " + std::to_string(s.row) + " + " + std::to_string(s.rows),
              "within query's " + std::to_string(p.query.rows()) + " rows");
-    if (!inside(s.key, s.keys, p.key.rows()))
-      refuse("sequences", "keys " + std::to_string(s.key) + " + " + std::to_string(s.keys),
-             "within key's " + std::to_string(p.key.rows()) + " rows");
+    check_cached_keys(p, s);
     // Past 2^40 an end of ±2^40 would no longer mean "no end".
     if (s.row0 < 0 || s.row0 > Band::kFar - s.rows)
       refuse("sequences", "row0 " + std::to_string(s.row0), "rows at global positions 0 … 2^40");
@@ -144,14 +159,14 @@ struct Memory {
 };
 
 // All of a call: never more than query, key, value, output, its gradient, max, sum, overlay, bias, dropout
-// bits, sink, scale and offset of results.
+// bits, sink, scale and offset of results; and of a cache a table, four tensors, two scales and two offsets.
 struct MemoryList {
-  std::array<Memory, 13> item;
+  std::array<Memory, 22> item;
   std::size_t count = 0;
 
   void add(const char* argument, const TensorView& v) {
-    item[count++] = {argument, static_cast<const std::byte*>(v.data), extent(argument, v), size_of(v.dtype),
-                     &v};
+    item[count++] = {argument, static_cast<const std::byte*>(v.data), extent(argument, v),
+                     greater(size_of(v.dtype), 1), &v};
   }
   void add(const char* argument, const void* data, std::int64_t bytes, std::int64_t alignment) {
     item[count++] = {argument, static_cast<const std::byte*>(data), bytes, alignment, nullptr};
@@ -170,7 +185,8 @@ std::int64_t width_in(const TensorView& v, std::int64_t pitch) {
 
 // Both repeat with some pitch and use different parts of it: the columns of a packed QKV buffer, say.
 bool interleaved(const Memory& a, const Memory& b) {
-  if (!a.view || !b.view || a.alignment != b.alignment || (b.begin - a.begin) % a.alignment != 0)
+  if (!a.view || !b.view || a.alignment != b.alignment || (b.begin - a.begin) % a.alignment != 0 ||
+      a.view->dtype == Dtype::int4 || b.view->dtype == Dtype::int4)
     return false;
   const std::int64_t distance = (b.begin - a.begin) / a.alignment;
   for (const std::int64_t pitch : a.view->stride) {
@@ -215,6 +231,18 @@ void add_scores(const Problem& p, MemoryList& list) {
   const OutputScaling& scaling = p.output_scaling;
   if (scaling) list.add("output_scaling.scale", scaling.scale, scaling.channels * 4, 4);
   if (scaling.offset) list.add("output_scaling.offset", scaling.offset, scaling.channels * 4, 4);
+}
+
+void add_cache(const Problem& p, MemoryList& list) {
+  const Cache& c = p.cache;
+  if (c.pages) list.add("pages", c.pages.table, c.pages.entries * 4, 4);
+  if (c.has_prefix()) list.add("prefix_key", c.prefix_key), list.add("prefix_value", c.prefix_value);
+  if (c.has_rope()) list.add("key_rope", c.key_rope);
+  if (c.has_rope() && c.has_prefix()) list.add("prefix_key_rope", c.prefix_key_rope);
+  if (c.key.scale.data) list.add("key.scale", c.key.scale);
+  if (c.key.offset.data) list.add("key.offset", c.key.offset);
+  if (c.value.scale.data) list.add("value.scale", c.value.scale);
+  if (c.value.offset.data) list.add("value.offset", c.value.offset);
 }
 
 void add_score_gradients(const Problem& p, MemoryList& list) {
@@ -275,12 +303,8 @@ void check_results(const Problem& p) {
 }
 
 void check_built(const Problem& p) {
-  const Dtype dtypes[] = {p.query.dtype, p.key.dtype, p.value.dtype};
-  const bool integer =
-      std::any_of(std::begin(dtypes), std::end(dtypes), [](Dtype d) { return d >= Dtype::int8; });
-  if (integer || p.cache.pages || p.cache.key_rope.data || p.cache.prefix_key.data)
-    throw Error(ErrorKind::not_yet, "problem", "int8 operands or a cache",
-                "floating point operands that are not cached");
+  if (p.query.dtype >= Dtype::int8)
+    throw Error(ErrorKind::not_yet, "problem", "int8 operands", "floating point operands");
 }
 
 }  // namespace
@@ -301,6 +325,7 @@ void validate_memory(const Problem& p) {
   inputs.add("query", p.query), inputs.add("key", p.key), inputs.add("value", p.value);
   if (p.overlay) inputs.add("overlay", p.overlay.data, overlay_extent(p), 1);
   add_scores(p, inputs);
+  add_cache(p, inputs);
   if (p.pass == Pass::backward) {
     inputs.add("output", p.output), inputs.add("output_gradient", p.output_gradient);
     add_statistics(p, inputs);
@@ -325,6 +350,7 @@ void validate_memory(const Problem& p) {
       if (overlap(out, *other))
         refuse(out.argument, std::string("memory shared with ") + other->argument, "memory of its own");
   }
+  check_table(p);
 }
 
 }  // namespace fusion_attention

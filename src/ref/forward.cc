@@ -9,6 +9,7 @@
 
 #include "ref/exact.h"
 #include "ref/scores.h"
+#include "ref/stored.h"
 
 namespace fusion_attention::ref {
 namespace {
@@ -63,7 +64,7 @@ void forward_row(const Problem& p, const Sequence& s, std::int64_t before, std::
   for (std::int64_t c = 0; !nothing && c < p.value.channels(); ++c) {
     double out = 0;
     for (std::size_t at = 0; at < seen.size(); ++at)
-      out += weight[at] * read(p.value, s.batch, n / p.group(), s.key + seen[at].key, c);
+      out += weight[at] * value_number(p, s, n / p.group(), seen[at].key, c);
     write(p.output, s.batch, n, s.row + i, c, p.output_scaling ? quantised(p, n, c, out) : out);
   }
   // 4. Statistics.

@@ -3,6 +3,7 @@
 #include <cmath>
 
 #include "ref/exact.h"
+#include "ref/stored.h"
 
 namespace fusion_attention::ref {
 namespace {
@@ -47,7 +48,7 @@ std::int64_t bias_place(const Problem& p, const Sequence& s, std::int64_t n, std
 double score(const Problem& p, const Sequence& s, std::int64_t n, std::int64_t i, std::int64_t j) {
   double dot = 0;
   for (std::int64_t d = 0; d < p.query.channels(); ++d)
-    dot += read(p.query, s.batch, n, s.row + i, d) * read(p.key, s.batch, n / p.group(), s.key + j, d);
+    dot += read(p.query, s.batch, n, s.row + i, d) * key_number(p, s, n / p.group(), j, d);
   if (p.half_scores) dot = half(dot);
   if (!p.bias) return p.scale * dot;
   if (p.bias.before_scale) return p.scale * (dot + bias(p, s, n, i, j));

@@ -7,6 +7,7 @@
 
 #include "arch/tile.h"
 #include "base/half.h"
+#include "base/int4.h"
 
 namespace fusion_attention::arch {
 
@@ -23,6 +24,11 @@ struct VerbTable {
     void (*store)(T* p, const float* a);
     void (*store_n)(T* p, const float* a, int n);
   };
+  template <class T>
+  struct Integers {
+    void (*load)(const T* p, float* r);
+    void (*load_n)(const T* p, int n, float* r);
+  };
   // calls: null for NoHook, otherwise each hook appends its row; calls[32] counts.
   using Block = void (*)(const Operands& o, float* c, int* calls);
 
@@ -31,6 +37,8 @@ struct VerbTable {
   Memory<float> f32;
   Memory<bf16> b16;
   Memory<f16> h16;
+  Integers<std::int8_t> i8;
+  Integers<int4_pair> i4;
   Binary add, sub, mul, max;
   Ternary fma, fms;
   Unary sqrt, exp2_3, exp2_5;
@@ -57,6 +65,12 @@ constexpr VerbTable::Memory<T> memory_verbs() {
           [](const T* p, int n, float* r) { Arch::store(r, Arch::load(p, n)); },
           [](T* p, const float* a) { Arch::store(p, Arch::load(a)); },
           [](T* p, const float* a, int n) { Arch::store(p, Arch::load(a), n); }};
+}
+
+template <class Arch, class T>
+constexpr VerbTable::Integers<T> integer_verbs() {
+  return {[](const T* p, float* r) { Arch::store(r, Arch::load(p)); },
+          [](const T* p, int n, float* r) { Arch::store(r, Arch::load(p, n)); }};
 }
 
 template <class Arch, class Format, bool Accumulate, int Columns>
@@ -86,6 +100,8 @@ constexpr VerbTable verb_table() {
       memory_verbs<Arch, float>(),
       memory_verbs<Arch, bf16>(),
       memory_verbs<Arch, f16>(),
+      integer_verbs<Arch, std::int8_t>(),
+      integer_verbs<Arch, int4_pair>(),
       [](const float* a, const float* b, float* r) {
         Arch::store(r, Arch::add(Arch::load(a), Arch::load(b)));
       },

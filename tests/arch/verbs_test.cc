@@ -2,6 +2,7 @@
 // stand beside them.
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <bit>
 #include <cfloat>
 #include <cmath>
@@ -99,6 +100,35 @@ TEST_P(Verbs, Arithmetic) {
     EXPECT_TRUE(same(verbs().reduce_max(a), verbs_scalar.reduce_max(a))) << testing::seed_line();
     EXPECT_TRUE(same(verbs().reduce_add(a), verbs_scalar.reduce_add(a))) << testing::seed_line();
   }
+}
+
+// Every byte, at every place of a line that ends at a guard page.
+TEST_P(Verbs, StoredIntegers) {
+  Guarded memory(kLanes);
+  for (int n = 0; n <= kLanes; ++n)
+    for (int first = 0; first < 256; ++first) {
+      Lanes got, want;
+      auto* bytes = memory.tail<std::int8_t>(static_cast<std::size_t>(n));
+      for (int i = 0; i < n; ++i) {
+        bytes[i] = static_cast<std::int8_t>(first + 37 * i);
+        want.v[i] = static_cast<float>(bytes[i]);
+      }
+      std::fill(want.v + n, want.v + kLanes, 0.0f);
+      verbs().i8.load_n(bytes, n, got);
+      expect_same(got, want, "load n int8");
+      if (n == kLanes) verbs().i8.load(bytes, got), expect_same(got, want, "load int8");
+
+      const int held = (n + 1) / 2;
+      auto* pairs = memory.tail<int4_pair>(static_cast<std::size_t>(held));
+      for (int i = 0; i < held; ++i) pairs[i].bits = static_cast<std::uint8_t>(first + 37 * i);
+      for (int i = 0; i < n; ++i) {
+        const int half = i % 2 ? pairs[i / 2].bits / 16 : pairs[i / 2].bits % 16;
+        want.v[i] = static_cast<float>(half < 8 ? half : half - 16);
+      }
+      verbs().i4.load_n(pairs, n, got);
+      expect_same(got, want, "load n int4");
+      if (n == kLanes) verbs().i4.load(pairs, got), expect_same(got, want, "load int4");
+    }
 }
 
 // Rounded once or twice: an arch says fma and may or may not have one.

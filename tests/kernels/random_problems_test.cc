@@ -9,7 +9,9 @@
 #include <cstdlib>
 
 #include "support/bound.h"
+#include "support/cached.h"
 #include "support/every_arch.h"
+#include "support/outputs.h"
 #include "support/random.h"
 #include "support/random_problem.h"
 
@@ -52,6 +54,41 @@ TEST_P(RandomProblems, StayWithinTheBound) {
   std::printf("note: %s %s: %d random problems %s, worst error / bound %.2f\n", name.c_str(),
               pass == Pass::forward ? "forward" : "backward", count(), how.c_str(), worst);
 }
+
+class RandomCaches : public ::testing::TestWithParam<std::string> {
+ protected:
+  void TearDown() override {
+    unsetenv("FUSION_ATTENTION_KERNEL");
+    unsetenv("FUSION_ATTENTION_MACHINE");
+  }
+};
+
+// Stored keys are the call on plain tensors of their rows, bit for bit, and that call is within its bound.
+TEST_P(RandomCaches, AreThePlainTensorsOfTheirRows) {
+  const std::string how = force(GetParam());
+  if (how == kNotAtAll) GTEST_SKIP() << GetParam() << " does not execute on this CPU";
+  for (int i = 0; i < count(); ++i) {
+    const std::uint64_t seed =
+        i % 2 ? testing::seed() + static_cast<std::uint64_t>(i) : static_cast<std::uint64_t>(i);
+    i / 2 % 2 ? setenv("FUSION_ATTENTION_MACHINE", "tiny", 1) : unsetenv("FUSION_ATTENTION_MACHINE");
+    const Scores scores = i / 4 % 2 ? Scores::joined : Scores::plain;
+    const RandomCached random(seed, has_infinities(GetParam()), scores);
+    const Problem &cached = random.cached.problem, &twin = random.cached.twin;
+    const std::string which = "\n  " + text(cached) + "\n  seed " + std::to_string(seed) + ", " +
+                              (i / 2 % 2 ? "tiny" : "ordinary") + " blocking, " + GetParam();
+    run(cached);
+    ASSERT_EQ(random.made->trespassed(), 0) << "bytes written outside the outputs" << which;
+    const auto bits = output_bits(cached);
+    random.made->poison_outputs();
+    run(twin);
+    ASSERT_EQ(output_bits(twin), bits) << which << "\n  twin: " << text(twin);
+    const Verdict verdict = judge(twin, route_of(GetParam(), twin.query.dtype));
+    ASSERT_EQ(verdict.failures, 0) << verdict.first << which;
+  }
+}
+
+INSTANTIATE_TEST_SUITE_P(EveryArch, RandomCaches, ::testing::ValuesIn(arches()),
+                         [](const auto& info) { return info.param; });
 
 INSTANTIATE_TEST_SUITE_P(EveryArch, RandomProblems,
                          ::testing::Combine(::testing::ValuesIn(arches()),

@@ -91,7 +91,9 @@ class KernelCase {
         sum(max) {
     args_.shape = shape;
     args_.blocking = blocking;
-    args_.query = q.operand, args_.key = k.operand, args_.value = v.operand, args_.output = o.operand;
+    args_.query = q.operand, args_.output = o.operand;
+    args_.key.leading = {.rows = k.operand, .channels = shape.depth, .dtype = row.dtype};
+    args_.value.leading = {.rows = v.operand, .channels = shape.value_depth, .dtype = row.dtype};
     args_.statistics = {max.data(), sum.data(), shape.rows, 1, kCopies};
     std::mt19937_64 random(seed);
     std::normal_distribution<float> normal;

@@ -9,6 +9,7 @@
 
 #include "fusion_attention/error.h"
 #include "support/bound.h"
+#include "support/cached.h"
 #include "support/every_arch.h"
 #include "support/random_problem.h"
 

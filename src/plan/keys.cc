@@ -1,0 +1,81 @@
+#include "plan/keys.h"
+
+namespace fusion_attention::plan {
+namespace {
+
+using kernels::KeyChannels, kernels::KeySource, kernels::Operand, kernels::Scales;
+
+std::byte* at(const TensorView& view, std::int64_t batch, std::int64_t row) {
+  if (!view.data) return nullptr;
+  return static_cast<std::byte*>(view.data) +
+         bytes_of(view.dtype, batch * view.stride[0] + row * view.stride[2]);
+}
+
+// From a batch entry and a row on.
+Operand operand_at(const TensorView& view, std::int64_t batch, std::int64_t row) {
+  return {at(view, batch, row), bytes_of(view.dtype, view.stride[1]), bytes_of(view.dtype, view.stride[2])};
+}
+
+// Where a sequence begins: on its own rows, or on page 0.
+struct Origin {
+  std::int64_t batch, row;
+};
+Origin origin_of(const Problem& problem, const Sequence& s) {
+  return problem.cache.pages ? Origin{0, 0} : Origin{s.batch, s.key};
+}
+
+Scales scales(const TensorView& view, Origin origin, bool by_position) {
+  if (!view.data) return {};
+  const std::int64_t size = size_of(view.dtype);
+  return {.data = at(view, origin.batch, origin.row),
+          .prefix = at(view, 0, 0),
+          .dtype = view.dtype,
+          .page = view.stride[0] * size,
+          .head = view.stride[1] * size,
+          .row = view.stride[2] * size,
+          .channel = view.stride[3] * size,
+          .by_position = by_position};
+}
+
+KeyChannels channels(const TensorView& view, const TensorView& prefix, const Scaling& scaling,
+                     const Sequence& s, Origin origin) {
+  const Origin of_scales = scaling.by_position ? Origin{s.batch, 0} : origin;
+  return {.rows = operand_at(view, origin.batch, origin.row),
+          .prefix = operand_at(prefix, 0, 0),
+          .page = bytes_of(view.dtype, view.stride[0]),
+          .channels = view.channels(),
+          .dtype = view.dtype,
+          .scale = scales(scaling.scale, of_scales, scaling.by_position),
+          .offset = scales(scaling.offset, of_scales, scaling.by_position)};
+}
+
+KeySource source(const Problem& problem, const Sequence& s, const KeyChannels& leading) {
+  const Pages& pages = problem.cache.pages;
+  return {.leading = leading,
+          .rope = {},
+          .prefix = s.prefix,
+          .table = pages ? pages.table + s.page : nullptr,
+          .page_rows = problem.key.rows()};
+}
+
+}  // namespace
+
+Operand operand(const TensorView& view, const Sequence& s, std::int64_t first) {
+  return operand_at(view, s.batch, first);
+}
+
+KeySource key_source(const Problem& problem, const Sequence& s) {
+  const Cache& cache = problem.cache;
+  const Origin origin = origin_of(problem, s);
+  KeySource keys = source(problem, s, channels(problem.key, cache.prefix_key, cache.key, s, origin));
+  if (cache.has_rope()) keys.rope = channels(cache.key_rope, cache.prefix_key_rope, {}, s, origin);
+  return keys;
+}
+
+KeySource value_source(const Problem& problem, const Sequence& s) {
+  return source(problem, s,
+                channels(problem.value, problem.cache.prefix_value, problem.cache.value, s,
+                         origin_of(problem, s)));
+}
+
+}  // namespace fusion_attention::plan

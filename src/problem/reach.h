@@ -1,0 +1,17 @@
+// The keys of a sequence that some row sees.
+#pragma once
+
+#include "base/math.h"
+#include "fusion_attention/problem.h"
+
+namespace fusion_attention {
+
+// Local, by the band alone, from a multiple of 32, which is where kernels begin to read; may be empty. Both ends
+// of what a row sees never decrease with the row.
+inline Interval reach(const Sequence& s) {
+  if (s.rows == 0) return {};
+  const std::int64_t keys = s.key0 + s.keys, first = s.band.row(s.row0, keys).begin - s.key0;
+  return {round_down(greater(first, 0), 32), s.band.row(s.row0 + s.rows - 1, keys).end - s.key0};
+}
+
+}  // namespace fusion_attention
