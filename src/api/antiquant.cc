@@ -1,22 +1,17 @@
 #include "api/antiquant.h"
 
-#include <cstring>
+#include <cstddef>
 #include <optional>
 #include <string>
 
 #include "api/operands.h"
 #include "api/refuse.h"
-#include "base/half.h"
 #include "problem/layout.h"
 
 namespace fusion_attention {
 namespace {
 
 using Strides = std::array<std::int64_t, 4>;
-
-bool per_token(std::int64_t mode) {
-  return mode == 1 || mode == 3;
-}
 
 // The strides that channels have in one of their documented shapes: [Nkv, 1, D], [Nkv, D], [Nkv·D], each
 // with a leading 1 or without; nothing where the shape is none of them.
@@ -107,63 +102,17 @@ void check_type(const char* argument, const Array& scale, std::int64_t mode, Dty
   }
 }
 
-TensorView view_like(const TensorView& stored, const Array& scale, const Strides& strides) {
+// `batches`, `rows`: of the tensor that the scales belong to.
+TensorView view_like(const TensorView& stored, std::int64_t batches, std::int64_t rows, const Array& scale,
+                     const Strides& strides) {
   TensorView view = stored;
+  view.shape[0] = batches;
+  view.shape[2] = rows;
   view.data = scale.data;
   view.dtype = dtype_of(scale.element);
   view.stride = strides;
   return view;
 }
-
-// A key of a page that several sequences share has one number in the pool; theirs must be the same.
-class Pool {
- public:
-  Pool(const char* argument, std::vector<float>& numbers, const TensorView& stored, bool by_head)
-      : argument_(argument), numbers_(numbers), heads_(by_head ? stored.heads() : 1), rows_(stored.rows()) {
-    numbers_.assign(static_cast<std::size_t>(stored.batches() * heads_ * rows_), 0.0F);
-    written_.assign(numbers_.size(), false);
-  }
-
-  void spread(const Array& given, const Strides& strides, const Pages& pages,
-              const std::vector<Sequence>& sequences) {
-    const auto* from = static_cast<const float*>(given.data);
-    for (std::size_t s = 0; s < sequences.size(); ++s) {
-      const Sequence& sequence = sequences[s];
-      for (std::int64_t token = 0; token < sequence.keys - sequence.prefix; ++token) {
-        const std::int64_t page = pages.table[sequence.page + token / rows_];
-        for (std::int64_t head = 0; head < heads_; ++head) {
-          const std::int64_t place =
-              static_cast<std::int64_t>(s) * strides[0] + head * strides[1] + token * strides[2];
-          put((page * heads_ + head) * rows_ + token % rows_, from[place], page);
-        }
-      }
-    }
-  }
-
-  TensorView view(const TensorView& stored) const {
-    TensorView view = stored;
-    view.data = numbers_.data();
-    view.dtype = Dtype::float32;
-    view.stride = {heads_ * rows_, heads_ > 1 ? rows_ : 0, 1, 0};
-    return view;
-  }
-
- private:
-  void put(std::int64_t place, float value, std::int64_t page) {
-    const auto i = static_cast<std::size_t>(place);
-    if (written_[i] && std::memcmp(&numbers_[i], &value, sizeof value) != 0) {
-      refuse(argument_, "two numbers for one key of page " + number(page) + ", which two sequences share",
-             "one, or scales in pages (modes 4 and 5)");
-    }
-    numbers_[i] = value;
-    written_[i] = true;
-  }
-
-  const char* argument_;
-  std::vector<float>& numbers_;
-  std::vector<bool> written_;
-  std::int64_t heads_, rows_;
-};
 
 }  // namespace
 
@@ -173,7 +122,8 @@ Array half_of(const char* argument, const Array& stacked, std::int64_t half) {
   }
   Array one = stacked;
   one.rank = stacked.rank - 1;
-  one.data = static_cast<std::byte*>(stacked.data) + half * stacked.stride[0] * size_of(stacked.element);
+  if (stacked.data)
+    one.data = static_cast<std::byte*>(stacked.data) + half * stacked.stride[0] * size_of(stacked.element);
   for (std::size_t axis = 0; axis < static_cast<std::size_t>(one.rank); ++axis) {
     one.shape[axis] = stacked.shape[axis + 1];
     one.stride[axis] = stacked.stride[axis + 1];
@@ -182,33 +132,28 @@ Array half_of(const char* argument, const Array& stacked, std::int64_t half) {
 }
 
 Scaling scaling_of(const Antiquant& given, const TensorView& stored, Dtype query, std::int64_t batches,
-                   const Pages& pages, const std::vector<Sequence>& sequences, PooledScales& memory) {
+                   std::int64_t tokens, bool paged) {
   const std::int64_t mode = given.mode;
   if (mode < 0 || mode > 5) refuse(given.mode_name, number(mode), "0 to 5");
-  if (mode > 3 && !pages) refuse(given.mode_name, number(mode), "0 to 3 without block_table");
-  std::int64_t tokens = stored.rows();
-  if (pages) {
-    tokens = 0;
-    for (const Sequence& s : sequences) tokens = std::max(tokens, s.keys - s.prefix);
-  }
-  const auto read = [&](const char* argument, const Array& array, std::vector<float>& pooled) {
+  if (mode > 3 && !paged) refuse(given.mode_name, number(mode), "0 to 3 without block_table");
+  const bool by_position = paged && (mode == 1 || mode == 3);
+  const auto read = [&](const char* argument, const Array& array) {
     check_type(argument, array, mode, query);
     const std::optional<Strides> strides =
         array.rank > Array::kMaxRank ? std::nullopt : strides_of(array, mode, stored, batches, tokens);
     if (!strides) refuse(argument, shape_text(array), allowed_shapes(mode, stored, batches, tokens));
-    if (!pages || !per_token(mode)) return view_like(stored, array, *strides);
-    Pool pool(argument, pooled, stored, mode == 3);
-    pool.spread(array, *strides, pages, sequences);
-    return pool.view(stored);
+    return view_like(stored, by_position ? batches : stored.batches(), by_position ? tokens : stored.rows(),
+                     array, *strides);
   };
   Scaling scaling;
-  scaling.scale = read(given.scale_name, given.scale, memory.scale);
+  scaling.by_position = by_position;
+  scaling.scale = read(given.scale_name, given.scale);
   if (given.offset) {
     if (given.offset.element != given.scale.element) {
       refuse(given.offset_name, std::string("dtype ") + name(given.offset.element),
              std::string(given.scale_name) + "'s dtype " + name(given.scale.element));
     }
-    scaling.offset = read(given.offset_name, given.offset, memory.offset);
+    scaling.offset = read(given.offset_name, given.offset);
   }
   return scaling;
 }

@@ -2,8 +2,6 @@
 #pragma once
 
 #include <cstdint>
-#include <memory>
-#include <vector>
 
 #include "fusion_attention/families/array.h"
 #include "fusion_attention/problem.h"
@@ -25,15 +23,9 @@ struct Antiquant {
 // One half of scales that key and value have in one tensor: axis 0 is 2. `half` 0: key's.
 Array half_of(const char* argument, const Array& stacked, std::int64_t half);
 
-// Scales per token of sequences that lie in pages, spread over the pool: [pages, 1 or Nkv, P] floats.
-class PooledScales {
- public:
-  std::vector<float> scale, offset;
-};
-
-// Views with the axes of `stored`: [B or pages, Nkv, rows, D]. Throws Error. `sequences` and the table of
-// `pages` have been checked; `memory` keeps what the views of modes 1 and 3 point to where there are pages.
+// Views with the axes of `stored`: [B or pages, Nkv, rows, D]; modes 1 and 3 of keys in pages go by position.
+// `tokens`: the keys that a sequence can have. Throws Error.
 Scaling scaling_of(const Antiquant& given, const TensorView& stored, Dtype query, std::int64_t batches,
-                   const Pages& pages, const std::vector<Sequence>& sequences, PooledScales& memory);
+                   std::int64_t tokens, bool paged);
 
 }  // namespace fusion_attention

@@ -213,9 +213,10 @@ InferenceAttention::InferenceAttention(const Array& query, const Array& key, con
   apply_prefix(stored, key, value, layout, problem_);
   kept.query = problem_.query;
   kept.query_rope = read_stored_rope(spelling, stored, query, layout, problem_, problem_.cache);
-  apply_antiquant(spelling, stored, layout, problem_, kept.memory);
+  apply_antiquant(spelling, stored, layout, problem_);
   const std::int64_t keys = described_keys(options, problem_);
   apply_inference_mask(spelling, options, layout, keys, problem_);
+  check_pages(stored, problem_);
   kept.pse = read_pse(options.pse_shift, layout, keys, problem_);
   if (options.learnable_sink) {
     kept.sink = read_sink(options.learnable_sink, problem_.query.heads());

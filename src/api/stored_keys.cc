@@ -6,6 +6,7 @@
 
 #include "api/operands.h"
 #include "api/refuse.h"
+#include "problem/reach.h"
 
 namespace fusion_attention {
 namespace {
@@ -44,32 +45,23 @@ void check_table(const Spelling& spelling, const StoredKeys& words, const Proble
   }
 }
 
-// Every entry that a sequence reaches is a page of the pool; what lies behind is never looked at again.
-void copy_table(const Array& table, std::int64_t pages, std::int64_t page_rows, Problem& problem,
-                std::vector<std::int32_t>& copied) {
+void copy_table(const Array& table, std::int64_t page_rows, Problem& problem, std::vector<std::int32_t>& copied) {
   const std::int64_t width = table.shape[1];
   copied.assign(static_cast<std::size_t>(table.shape[0] * width), 0);
+  const auto* entries = static_cast<const std::int32_t*>(table.data);
   for (std::size_t b = 0; b < problem.sequences.size(); ++b) {
     Sequence& sequence = problem.sequences[b];
-    sequence.page = static_cast<std::int64_t>(b) * width;
-    for (std::int64_t t = 0; t < pages_of(sequence.keys, page_rows); ++t) {
-      const auto* row = static_cast<const std::int32_t*>(table.data);
-      const std::int32_t page =
-          row == nullptr ? 0 : row[static_cast<std::int64_t>(b) * table.stride[0] + t * table.stride[1]];
-      if (page < 0 || page >= pages) {
-        refuse("block_table",
-               number(page) + " at [" + number(static_cast<std::int64_t>(b)) + ", " + number(t) + "]",
-               "a page of the pool, 0 to " + number(pages - 1) + ", for every key of actual length");
-      }
-      copied[static_cast<std::size_t>(sequence.page + t)] = page;
-    }
+    const auto row = static_cast<std::int64_t>(b);
+    sequence.page = row * width;
+    for (std::int64_t t = 0; entries && t < pages_of(sequence.keys, page_rows); ++t)
+      copied[static_cast<std::size_t>(sequence.page + t)] = entries[row * table.stride[0] + t * table.stride[1]];
   }
 }
 
 void place_in_pages(const Spelling& spelling, const StoredKeys& words, Problem& problem,
                     StoredKeysMemory& memory) {
   check_table(spelling, words, problem);
-  copy_table(words.block_table, problem.key.batches(), problem.key.rows(), problem, memory.table);
+  copy_table(words.block_table, problem.key.rows(), problem, memory.table);
   // A table without entries is a table all the same.
   if (memory.table.empty()) memory.table.push_back(0);
   problem.cache.pages = {memory.table.data(), static_cast<std::int64_t>(memory.table.size())};
@@ -149,6 +141,23 @@ void place_keys(const Spelling& spelling, const StoredKeys& words, Layout layout
   if (words.kv_padding_size) {
     check_dense("kv_padding_size", layout, words);
     if (has_lengths) place_left(words, problem);
+  }
+}
+
+void check_pages(const StoredKeys& words, const Problem& problem) {
+  if (!words.block_table || !words.block_table.data) return;
+  const std::int64_t rows = problem.key.rows(), pages = problem.key.batches();
+  for (std::size_t b = 0; b < problem.sequences.size(); ++b) {
+    const Sequence& sequence = problem.sequences[b];
+    const Interval keys = reach(sequence);
+    const std::int64_t end = pages_of(std::max<std::int64_t>(keys.end - sequence.prefix, 0), rows);
+    for (std::int64_t t = std::max<std::int64_t>(keys.begin - sequence.prefix, 0) / rows; t < end; ++t) {
+      const std::int32_t page = problem.cache.pages.table[sequence.page + t];
+      if (page >= 0 && page < pages) continue;
+      refuse("block_table",
+             number(page) + " at [" + number(static_cast<std::int64_t>(b)) + ", " + number(t) + "]",
+             "a page of the pool, 0 to " + number(pages - 1));
+    }
   }
 }
 

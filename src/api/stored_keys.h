@@ -15,10 +15,9 @@
 namespace fusion_attention {
 
 // What a Problem with a cache points to beside the caller's memory. The table is a copy: what has been checked
-// is what is read.
+// is what the library reads.
 struct StoredKeysMemory {
   std::vector<std::int32_t> table;
-  PooledScales key, value;
 };
 
 bool is_quantised(Element element);  // int8 or, eight to an int32, int4
@@ -35,6 +34,9 @@ std::int64_t most_keys(const StoredKeys& words, const TensorView& key);
 void place_keys(const Spelling& spelling, const StoredKeys& words, Layout layout, bool has_lengths,
                 Problem& problem, StoredKeysMemory& memory);
 
+// Every page that a row can see is one of the pool. After the mask; reads the table.
+void check_pages(const StoredKeys& words, const Problem& problem);
+
 // Rows that end query_padding_size before the last. `has_lengths`: the caller gave those of query.
 void place_rows(const StoredKeys& words, Layout layout, bool has_lengths, Problem& problem);
 
@@ -47,7 +49,6 @@ TensorView read_stored_rope(const Spelling& spelling, const StoredKeys& words, c
                             Layout layout, const Problem& problem, Cache& cache);
 
 // The scales of int8 and int4. After place_keys and apply_prefix.
-void apply_antiquant(const Spelling& spelling, const StoredKeys& words, Layout layout, Problem& problem,
-                     StoredKeysMemory& memory);
+void apply_antiquant(const Spelling& spelling, const StoredKeys& words, Layout layout, Problem& problem);
 
 }  // namespace fusion_attention

@@ -93,7 +93,7 @@ void check_no_tokens(const Antiquant& given, const Problem& problem, bool packed
   const bool tokens = given.mode == 1 || given.mode > 2;
   if (tokens && problem.cache.prefix_key.rows() > 0)
     refuse(given.mode_name, number(given.mode), "0 or 2 with a shared prefix, whose keys have no scale");
-  if (tokens && given.mode < 4 && packed && !problem.cache.pages)
+  if (tokens && given.mode < 4 && packed)
     refuse(given.mode_name, number(given.mode), "0 or 2 for packed sequences");
 }
 
@@ -152,8 +152,7 @@ TensorView read_stored_rope(const Spelling& spelling, const StoredKeys& words, c
   return rows;
 }
 
-void apply_antiquant(const Spelling& spelling, const StoredKeys& words, Layout layout, Problem& problem,
-                     StoredKeysMemory& memory) {
+void apply_antiquant(const Spelling& spelling, const StoredKeys& words, Layout layout, Problem& problem) {
   check_pairs(spelling, words);
   check_stacked(words);
   const Antiquant key = antiquant_of(spelling, words, true), value = antiquant_of(spelling, words, false);
@@ -169,11 +168,15 @@ void apply_antiquant(const Spelling& spelling, const StoredKeys& words, Layout l
   Cache& cache = problem.cache;
   const auto batches = static_cast<std::int64_t>(problem.sequences.size());
   for (const Antiquant* given : {&key, &value}) check_no_tokens(*given, problem, is_packed(layout));
-  const auto scaling = [&](const Antiquant& given, const TensorView& stored, PooledScales& pooled) {
-    return scaling_of(given, stored, problem.query.dtype, batches, cache.pages, problem.sequences, pooled);
+  const bool paged = static_cast<bool>(cache.pages);
+  std::int64_t tokens = paged ? 0 : problem.key.rows();
+  if (paged)
+    for (const Sequence& s : problem.sequences) tokens = std::max(tokens, s.keys - s.prefix);
+  const auto scaling = [&](const Antiquant& given, const TensorView& stored) {
+    return scaling_of(given, stored, problem.query.dtype, batches, tokens, paged);
   };
-  cache.key = scaling(key, problem.key, memory.key);
-  cache.value = scaling(value, problem.value, memory.value);
+  cache.key = scaling(key, problem.key);
+  cache.value = scaling(value, problem.value);
 }
 
 }  // namespace fusion_attention
