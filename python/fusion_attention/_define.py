@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import linecache
 import textwrap
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Iterator
+from typing import Any, Protocol
 
 from fusion_attention import _check
 from fusion_attention._table import ARGUMENTS, COMMON, MODES, NOTATION, REQUIRED, RESULTS, Argument, Function
@@ -15,8 +15,14 @@ _OWN = ("dy", "softmax_max", "softmax_sum", "attention_in", "seed", "offset")
 SCALARS = {"int": "int", "symint": "int", "float": "float", "str": "str", "bool": "bool"}
 
 
+class Parameters(Protocol):
+    """What has a parameter list: a function of any family's table."""
+
+    def parameters(self) -> Iterator[tuple[str, Argument, bool]]: ...
+
+
 def signature(
-    function: Function, annotate: Callable[[Argument, str], str] = lambda argument, name: name
+    function: Parameters, annotate: Callable[[Argument, str], str] = lambda argument, name: name
 ) -> str:
     """The parameter list, without parentheses."""
     parts, keyword_only = [], False
