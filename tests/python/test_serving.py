@@ -60,7 +60,7 @@ class Pages:
 
 @pytest.mark.parametrize("stored", ["bfloat16", "int8"])
 def test_decoding_over_pages_equals_the_prefill(stored):
-    from fusion_attention.numpy import npu_fused_infer_attention_score as attention
+    from fusion_attention.inference.numpy import npu_fused_infer_attention_score as attention
 
     rng, dtype = np.random.default_rng(SEED), "bfloat16"
     count, last = len(PROMPTS), [n + STEPS for n in PROMPTS]

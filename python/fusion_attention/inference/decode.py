@@ -1,7 +1,7 @@
 """The inference operators that decode: npu_incre_flash_attention and npu_fused_infer_attention_score.
 
-Their keys and values may lie in pages, in int8 or int4, behind a shared prefix. What they share with the prompt
-operators stands in table.py.
+Their keys and values may lie in pages, in int8 or int4, behind a shared prefix. What they share with the
+prompt operators stands in table.py.
 """
 
 from __future__ import annotations
@@ -128,8 +128,8 @@ _FUSED = {
         "dtypes": "bool, uint8 or int8",
     },
     "actual_seq_lengths": {
-        "says": "rows of each batch entry: one number each or one for all. Packed layouts: cumulative ends, as "
-        "many as there are sequences. One row without rope: without effect",
+        "says": "rows of each batch entry: one number each or one for all. Packed layouts: cumulative ends, "
+        "as many as there are sequences. One row without rope: without effect",
     },
     "actual_seq_lengths_kv": {
         "says": "keys of each batch entry, the same; must be given with block_table, then never cumulative",
@@ -141,8 +141,8 @@ _FUSED = {
         "says": "odd: several float16 rows round Q·Kᵀ to float16, as the hardware does; else without effect",
     },
     "input_layout": {
-        "says": "the axes of query and of keys that are not paged: BSH, BSND, BNSD, TND or NTD (packed); after a _ "
-        "those of the output: BSH_BNSD, BSND_BNSD, BNSD_BSND, BSH_NBSD, BSND_NBSD, BNSD_NBSD, TND_NTD, "
+        "says": "the axes of query and of keys that are not paged: BSH, BSND, BNSD, TND or NTD (packed); after "
+        "a _ those of the output: BSH_BNSD, BSND_BNSD, BNSD_BSND, BSH_NBSD, BSND_NBSD, BNSD_NBSD, TND_NTD, "
         "NTD_TND. "
         "In either case",
     },
@@ -162,8 +162,8 @@ _INCRE = {
     "actual_seq_lengths_kv": {"says": "keys of each batch entry: one number each or one for all"},
     "inner_precise": {"says": "0 to 3, without effect: both descriptions hold"},
     "antiquant_scale": {
-        "says": "of int8 key and value, stacked: x = (stored + offset)·scale. [2], [2, Nkv, 1, D], [2, Nkv, D] "
-        "or [2, Nkv·D]",
+        "says": "of int8 key and value, stacked: x = (stored + offset)·scale. [2], [2, Nkv, 1, D], "
+        "[2, Nkv, D] or [2, Nkv·D]",
     },
 }
 
