@@ -58,13 +58,12 @@ Array with_row_axis(const Array& mask) {
 }
 
 // [Sq, Skv], [1 or B, Sq, Skv] or [1 or B, 1, Sq, Skv]; elsewhere than in MindSpore the last two may be
-// padded.
-// A single row has [1 or B, Skv] instead of the first.
+// padded. A single row has [1 or B, Skv] instead of the first.
 Overlay full_mask(const Spelling& spelling, const Array& given, bool single, std::int64_t batches,
                   std::int64_t rows, std::int64_t keys) {
   const Array mask = single && given.rank == 2 ? with_row_axis(given) : given;
-  const auto fits = [&spelling](std::int64_t given, std::int64_t size) {
-    return given == size || (given > size && !spelling.mindspore);
+  const auto fits = [&spelling](std::int64_t length, std::int64_t size) {
+    return length == size || (length > size && !spelling.mindspore);
   };
   const std::size_t row = static_cast<std::size_t>(std::clamp(mask.rank, 2, 4) - 2);
   const bool batch = mask.rank == 2 || mask.shape[0] == 1 || mask.shape[0] == batches;

@@ -141,8 +141,9 @@ _FUSED = {
         "says": "odd: several float16 rows round Q·Kᵀ to float16, as the hardware does; else without effect",
     },
     "input_layout": {
-        "says": "the axes of query and of keys that are not paged: BSH, BSND, BNSD, TND or NTD (packed); after "
-        "a _ those of the output: BSH_BNSD, BSND_BNSD, BNSD_BSND, BSH_NBSD, BSND_NBSD, BNSD_NBSD, TND_NTD, "
+        "says": "the axes of query and of unpaged keys: BSH, BSND, BNSD, TND or NTD (packed); "
+        "after a _ those of the output: BSH_BNSD, BSND_BNSD, BNSD_BSND, BSH_NBSD, BSND_NBSD, BNSD_NBSD, "
+        "TND_NTD, "
         "NTD_TND. "
         "In either case",
     },
