@@ -35,7 +35,8 @@ _FUNCTIONS = (
     "npu_fusion_attention_grad_v2",
     "npu_fusion_attention_grad_v3",
 )
-_MODULES = ("numpy", "torch", "machine")
+_INFERENCE = ("npu_prompt_flash_attention",)
+_MODULES = ("numpy", "torch", "mindspore", "machine")
 
 __all__ = [
     "__version__",
@@ -47,26 +48,27 @@ __all__ = [
     "strict",
     "thread_count",
     *_FUNCTIONS,
+    *_INFERENCE,
 ]
 
 
-def _front(query: Any) -> Any:
+def _front(query: Any, package: str = "fusion_attention") -> Any:
     """The module that serves this kind of array; neither framework is imported for the other's sake."""
     torch = sys.modules.get("torch")
     if torch is not None and isinstance(query, torch.Tensor):
-        return importlib.import_module("fusion_attention.torch")
-    return importlib.import_module("fusion_attention.numpy")
+        return importlib.import_module(f"{package}.torch")
+    return importlib.import_module(f"{package}.numpy")
 
 
 def _dispatch(name: str) -> Any:
+    package = "fusion_attention.inference" if name in _INFERENCE else "fusion_attention"
+
     def call(*args: Any, **kwargs: Any) -> Any:
         query = args[0] if args else kwargs.get("query")
-        return getattr(_front(query), name)(*args, **kwargs)
+        return getattr(_front(query, package), name)(*args, **kwargs)
 
     call.__name__ = call.__qualname__ = name
-    call.__doc__ = (
-        f"`fusion_attention.numpy.{name}` or `fusion_attention.torch.{name}`, by the type of query."
-    )
+    call.__doc__ = f"`{package}.numpy.{name}` or `{package}.torch.{name}`, by the type of query."
     return call
 
 
@@ -113,7 +115,7 @@ def draw_mask(*args: Any, file: Any = None, sequence: int = 0, head: int = 0, **
 def __getattr__(name: str) -> Any:
     if name in _MODULES:
         return importlib.import_module(f"fusion_attention.{name}")
-    if name in _FUNCTIONS:
+    if name in (*_FUNCTIONS, *_INFERENCE):
         function = globals()[name] = _dispatch(name)
         return function
     raise AttributeError(f"module 'fusion_attention' has no attribute {name!r}")

@@ -93,6 +93,12 @@ SCHEMAS = {
     "npu_ring_attention_update": "(Tensor prev_attn_out, Tensor prev_softmax_max, Tensor prev_softmax_sum, "
     "Tensor cur_attn_out, Tensor cur_softmax_max, Tensor cur_softmax_sum, *, Tensor? actual_seq_qlen=None, "
     'str input_layout="SBH", str input_softmax_layout="") -> (Tensor, Tensor, Tensor)',
+    "npu_prompt_flash_attention": f"({_QKV}, *, Tensor? padding_mask=None, Tensor? atten_mask=None, "
+    "Tensor? pse_shift=None, int[]? actual_seq_lengths=None, Tensor? deq_scale1=None, "
+    "Tensor? quant_scale1=None, Tensor? deq_scale2=None, Tensor? quant_scale2=None, "
+    "Tensor? quant_offset2=None, int num_heads=1, float scale_value=1.0, int pre_tokens=2147483647, "
+    'int next_tokens=0, str input_layout="BSH", int num_key_value_heads=0, '
+    "int[]? actual_seq_lengths_kv=None, int sparse_mode=0) -> Tensor",
     "npu_geglu": "(Tensor self, int dim=-1, int approximate=1, bool activate_left=False) -> (Tensor, Tensor)",
     "npu_rms_norm": "(Tensor self, Tensor gamma, float epsilon=1e-06) -> (Tensor, Tensor)",
 }
@@ -110,11 +116,12 @@ def start(patches: Patches) -> None:
 
 def define(patches: Patches) -> None:
     """Defines every operator of SCHEMAS in the library `npu`, until the patches are undone."""
+    import fusion_attention.inference.torch as inference
     import fusion_attention.torch as functions
 
     library: Any = torch.library.Library("npu", "FRAGMENT")  # type: ignore[no-untyped-call]
     patches.on_undo(library._destroy)
-    homes = (functions, elementwise, fused_attention_score, ring)
+    homes = (functions, inference, elementwise, fused_attention_score, ring)
     for name, schema in SCHEMAS.items():
         function: Any = next(getattr(home, name) for home in homes if hasattr(home, name))
         library.define(name + schema)

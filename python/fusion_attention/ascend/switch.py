@@ -7,7 +7,7 @@ import sys
 import threading
 import warnings
 
-from fusion_attention.ascend.layers import LAYERS, NOT_YET, Layer
+from fusion_attention.ascend.layers import LAYERS, Layer
 from fusion_attention.ascend.patches import Patches
 
 ENVIRONMENT = "FUSION_ATTENTION_ASCEND"
@@ -24,14 +24,15 @@ def enable(*layers: str, device: bool = False) -> None:
         layers: names of layers; "torch_npu" when none is given. "mindspeed" serves its attention operators
             and the callable module `npu_fusion_attention` (docs/mindspeed.md), "ascendspeed"
             `ascendspeed.ops` and `ascendspeed.te.ops` (docs/ascendspeed.md), "flash_attention" the
-            acctransformer cell as `flash_attention`, `accspeed` and `acctransformer` have it.
+            acctransformer cell as `flash_attention`, `accspeed` and `acctransformer` have it, "mindspore"
+            replaces `prompt_flash_attention` in the installed MindSpore's four modules that have it.
         device: False, the default, serves names only: `torch.npu.is_available()` is False and nobody's choice
             of device changes. True makes "npu" mean the CPU everywhere: see docs/torch_npu.md.
 
     Raises:
-        NotImplementedError: a layer that is documented but not built yet.
         ValueError: any other name.
-        RuntimeError: a genuine package of that name can be imported, or the layer is on at the other level.
+        RuntimeError: a genuine package of that name can be imported, or the layer is on at the other level,
+            or "mindspore" is not installed.
             Beside a genuine mindspeed its builders load our operators instead of compiling their own.
     """
     global _device
@@ -90,8 +91,6 @@ def _check_names(layers: tuple[str, ...]) -> None:
     for layer in layers:
         if not isinstance(layer, str):
             raise TypeError(f"layers: got {type(layer).__name__}, allowed are the strings {allowed}")
-        if layer in NOT_YET:
-            raise NotImplementedError(f'layers: got "{layer}", which is not built yet; allowed are {allowed}')
         if layer not in LAYERS:
             raise ValueError(f'layers: got "{layer}", allowed are {allowed}')
 
@@ -102,7 +101,7 @@ def _genuine_packages(name: str) -> set[str]:
 
     layer = LAYERS[name]
     found = {package for package in layer.packages if genuine(package)}
-    for package in sorted(found - ({layer.packages[0]} if layer.beside_genuine else set())):
+    for package in sorted(found - set(layer.packages[:1] if layer.beside_genuine else ())):
         raise RuntimeError(f'layers: got "{name}" beside a genuine {package}, allowed is only without one')
     return found
 

@@ -10,7 +10,6 @@ from __future__ import annotations
 from functools import lru_cache
 from typing import Any, NamedTuple
 
-import ml_dtypes
 import mindspore as ms
 import numpy as np
 from mindspore import Tensor, nn, ops
@@ -91,6 +90,7 @@ _NAMES = (
     "atten_mask", "actual_seq_lengths", "actual_seq_lengths_kv", "pse_shift", "deq_scale1", "quant_scale1",
     "deq_scale2", "quant_scale2", "quant_offset2",
 )  # fmt: skip
+_BFLOAT16 = Tensor([0], ms.bfloat16).asnumpy().dtype  # NumPy's name for it
 _DTYPES = {ELEMENTS["int8"]: ms.int8, ELEMENTS["float16"]: ms.float16}
 
 
@@ -100,11 +100,11 @@ def _run(call: _Checked, is_bfloat16: bool, query: Any, key: Any, value: Any, re
         if array.shape != _ABSENT:
             words[name] = exact.as_ints(name, array) if BY_NAME[name].kind == "ints" else array
     if is_bfloat16:
-        query, key, value = (x.astype(ml_dtypes.bfloat16) for x in (query, key, value))
+        query, key, value = (x.astype(_BFLOAT16) for x in (query, key, value))
         if "pse_shift" in words:
-            words["pse_shift"] = words["pse_shift"].astype(ml_dtypes.bfloat16)
+            words["pse_shift"] = words["pse_shift"].astype(_BFLOAT16)
     out = front.attend(PROMPT, query, key, value, words)
-    return out.astype(np.float32) if out.dtype == ml_dtypes.bfloat16 else out
+    return out.astype(np.float32) if out.dtype == _BFLOAT16 else out
 
 
 @lru_cache(maxsize=256)

@@ -4,6 +4,7 @@ import torch
 from fusion_attention.ascend.elementwise import npu_geglu, npu_rms_norm
 from fusion_attention.ascend.fused_attention_score import npu_fused_attention_score
 from fusion_attention.ascend.ring import npu_ring_attention_update
+from fusion_attention.inference.torch import npu_prompt_flash_attention
 from fusion_attention.torch import (
     _npu_dropout_gen_mask,
     npu_dropout_gen_mask,
@@ -32,6 +33,7 @@ __all__ = [
     "npu_fusion_attention_v2",
     "npu_fusion_attention_v3",
     "npu_geglu",
+    "npu_prompt_flash_attention",
     "npu_ring_attention_update",
     "npu_rms_norm",
 ]
