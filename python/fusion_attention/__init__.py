@@ -35,7 +35,12 @@ _FUNCTIONS = (
     "npu_fusion_attention_grad_v2",
     "npu_fusion_attention_grad_v3",
 )
-_INFERENCE = ("npu_prompt_flash_attention",)
+_INFERENCE = (
+    "npu_prompt_flash_attention",
+    "npu_incre_flash_attention",
+    "npu_fused_infer_attention_score",
+    "npu_fused_infer_attention_score_v2",
+)
 _MODULES = ("numpy", "torch", "mindspore", "machine")
 
 __all__ = [

@@ -1,7 +1,7 @@
 """Random calls of the decoding operators, NumPy and torch, against the documents' numbers.
 
-FUSION_ATTENTION_INFER_CALLS sets the number; half of the seeds are fixed, half are fresh. A failure prints the
-line of the call: `draw(seed, which)` gives it back.
+FUSION_ATTENTION_INFER_CALLS sets the number; half of the seeds are fixed, half are fresh. A failure prints
+the line of the call: `draw(seed, which)` gives it back.
 """
 
 from __future__ import annotations

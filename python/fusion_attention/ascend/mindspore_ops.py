@@ -8,13 +8,20 @@ import importlib.util
 from fusion_attention.ascend.patches import Patches
 
 # A function stands in each; a client may import it from any.
-HOMES = ("mindspore.ops", "mindspore.ops.function", "mindspore.ops.function.nn_func", "mindspore.ops.functional")
+HOMES = (
+    "mindspore.ops",
+    "mindspore.ops.function",
+    "mindspore.ops.function.nn_func",
+    "mindspore.ops.functional",
+)
 
 
 def replace(patches: Patches) -> None:
     """Puts every function of fusion_attention.mindspore into the four modules, until the patches are undone."""
     if importlib.util.find_spec("mindspore") is None:
-        raise RuntimeError('layers: got "mindspore" without the package, allowed is only where it is installed')
+        raise RuntimeError(
+            'layers: got "mindspore" without the package, allowed is only where it is installed'
+        )
     homes = [importlib.import_module(home) for home in HOMES]
     ours = importlib.import_module("fusion_attention.mindspore")
     for name in ours.__all__:

@@ -120,6 +120,28 @@ def torch_schema(function: Function) -> str:
     return f"({operands}, *, {rest}) -> ({', '.join(f'Tensor {name}' for name in function.results)})"
 
 
+_CALLER_TYPES = {"symint": "int", "ints": "SymInt[]?"}
+
+
+def caller_schema(function: Function) -> str:
+    """The arguments and results as torch_npu's own operator has them: names, order and defaults of the caller."""
+    parts, keyword_only = [], False
+    for name, argument, only in function.parameters():
+        if only and not keyword_only:
+            parts.append("*")
+            keyword_only = True
+        kind = _CALLER_TYPES.get(argument.kind, argument.kind)
+        if argument.kind in ("tensor", "unused"):
+            kind = "Tensor"
+        if argument.kind == "unused" and name.endswith(("_dtype", "_mode")):
+            kind = "int"
+        optional = "?" if argument.default is None and not kind.endswith("?") else ""
+        default = "" if argument.default is REQUIRED else f"={argument.default!r}".replace("'", '"')
+        parts.append(f"{kind}{optional} {name}{default}")
+    results = ", ".join("Tensor" for _ in function.results)
+    return f"({', '.join(parts)}) -> ({results})"
+
+
 def result_shapes(
     query: Sequence[Any], value: Sequence[Any], words: dict[str, Any], packed_by: int = 1
 ) -> tuple[list[Any], list[Any]]:
