@@ -124,7 +124,7 @@ _CALLER_TYPES = {"symint": "int", "ints": "SymInt[]?"}
 
 
 def caller_schema(function: Function) -> str:
-    """The arguments and results as torch_npu's own operator has them: names, order and defaults of the caller."""
+    """The arguments and results as torch_npu's own operator has them."""
     parts, keyword_only = [], False
     for name, argument, only in function.parameters():
         if only and not keyword_only:
