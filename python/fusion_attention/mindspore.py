@@ -15,7 +15,7 @@ import sys
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from fusion_attention.inference.numpy import prompt_flash_attention
+    from fusion_attention.inference.numpy import incre_flash_attention, prompt_flash_attention
 
 __all__ = ["incre_flash_attention", "prompt_flash_attention"]
 
