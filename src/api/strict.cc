@@ -50,6 +50,7 @@ std::vector<DocumentedLimit> documented_limits() {
   std::vector<DocumentedLimit> rows;
   add_rows(limits(), rows);
   add_rows(inference_limits(), rows);
+  add_rows(decode_limits(), rows);
   return rows;
 }
 

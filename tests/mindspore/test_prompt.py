@@ -9,7 +9,13 @@ import pytest
 from mindspore import Tensor, nn, ops
 
 BFLOAT16 = Tensor([0], ms.bfloat16).asnumpy().dtype
-WORDS = {"num_heads": 4, "scale_value": 0.25, "input_layout": "BNSD", "num_key_value_heads": 2, "inner_precise": 0}
+WORDS = {
+    "num_heads": 4,
+    "scale_value": 0.25,
+    "input_layout": "BNSD",
+    "num_key_value_heads": 2,
+    "inner_precise": 0,
+}
 
 
 def arrays(dtype=np.float16, batches=2):
@@ -49,9 +55,7 @@ def layer():
 def test_equals_numpy_in_both_modes(layer, mode, dtype, masked):
     given = arrays(dtype)
     mask = np.random.default_rng(1).random((2, 1, 6, 9)) < 0.3 if masked else None
-    expected = front.prompt_flash_attention(
-        *given, mask, [4, 6], **WORDS, sparse_mode=1 if masked else 0
-    )
+    expected = front.prompt_flash_attention(*given, mask, [4, 6], **WORDS, sparse_mode=1 if masked else 0)
     cell = Attend(actual_seq_lengths=[4, 6])
     out = cell(*tensors(given), *([Tensor(mask)] if masked else []))
     assert out.dtype == (ms.float16 if dtype == np.float16 else ms.bfloat16)
@@ -81,7 +85,14 @@ def test_inside_jit(layer):
     @ms.jit
     def run(query, key, value):
         return ops.prompt_flash_attention(
-            query, key, value, num_heads=4, scale_value=0.25, input_layout="BNSD", num_key_value_heads=2, inner_precise=0
+            query,
+            key,
+            value,
+            num_heads=4,
+            scale_value=0.25,
+            input_layout="BNSD",
+            num_key_value_heads=2,
+            inner_precise=0,
         )
 
     expected = front.prompt_flash_attention(*given, **WORDS)
