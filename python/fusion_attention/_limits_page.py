@@ -43,7 +43,7 @@ _NAMES = {
     "ascend_flash_attention": "`ascendspeed.te.ops.ascend_flash_attention`",
     "npu_flash_attention": "`ascendspeed.ops.npu_flash_attention`, `_grad`, `FlashAttention`",
     "npu_ring_attention_update": "`npu_ring_attention_update`",
-    "npu_incre_flash_attention": "`torch_npu.npu_incre_flash_attention`, `mindspore.ops.incre_flash_attention`",
+    "npu_incre_flash_attention": "`npu_incre_flash_attention`, MindSpore's `incre_flash_attention`",
     "npu_fused_infer_attention_score": "`torch_npu.npu_fused_infer_attention_score`",
     "npu_fused_infer_attention_score_v2": "`torch_npu.npu_fused_infer_attention_score_v2`",
     "flash_attention_cell": "`flash_attention.nn.layer.flash_attention.FlashAttention`",

@@ -126,9 +126,9 @@ TensorView stored_view(const char* argument, const Array& array, Layout layout,
 std::int64_t most_keys(const StoredKeys& words, const TensorView& key) {
   if (!words.block_table) return key.rows();
   const Array& table = words.block_table;
+  if (table.rank != 2) refuse("block_table", shape_text(table), "[B, pages of the longest sequence]");
   std::int64_t most = 0;
-  const bool overflows =
-      table.rank == 2 && __builtin_mul_overflow(table.shape[1], words.block_size, &most);
+  const bool overflows = __builtin_mul_overflow(table.shape[1], words.block_size, &most);
   return overflows ? std::numeric_limits<std::int64_t>::max() : most;
 }
 

@@ -151,7 +151,7 @@ def prefix(d: Draw, widths: dict[str, int]) -> None:
 
 def options(d: Draw) -> None:
     """Mask, position bias, rope, sink, what is returned."""
-    if d.prefix == 0 and d.which != "incre" and not d.quantised and d.chance(0.25):
+    if "key_shared_prefix" not in d.call and d.which != "incre" and d.chance(0.25):
         rope(d)
     if d.chance(0.6):
         mask(d, compressed_mask)
