@@ -299,7 +299,12 @@ BREAKS = [
     ),
     ("query_padding_size", "huge", ("prompt",), lambda c: {"query_padding_size": np.array([INT64_MAX])}),
     ("query_padding_size", "packed", ("packed",), lambda c: {"query_padding_size": np.array([1])}),
-    ("value_shared_prefix", "missing beside keys", ("dense",), lambda c: {"key_shared_prefix": ones(1, 2, 5, 8)}),
+    (
+        "value_shared_prefix",
+        "missing beside keys",
+        ("dense",),
+        lambda c: {"key_shared_prefix": ones(1, 2, 5, 8)},
+    ),
     ("value_shared_prefix", "missing", ("prefixed",), lambda c: {"value_shared_prefix": None}),
     ("key_shared_prefix", "two", ("prefixed",), lambda c: {"key_shared_prefix": ones(2, 2, 5, 8)}),
     ("key_shared_prefix", "other heads", ("prefixed",), lambda c: {"key_shared_prefix": ones(1, 4, 5, 8)}),

@@ -96,7 +96,20 @@ def tables(d: Draw, widths: dict[str, int]) -> None:
         shape = (size, d.kv_heads * width) if flat else (d.kv_heads, size, width)
         d.call[name] = d.stored((len(order), *shape))
     d.call |= {"block_table": table, "block_size": size}
+    if not d.quantised:
+        hide_unreached(d, table, size)
     d.say(f"pages of {size} {'flat' if flat else 'by head'}")
+
+
+def hide_unreached(d: Draw, table: np.ndarray, size: int) -> None:
+    """NaN in every row of a page that no sequence reaches: nothing of it may be seen."""
+    reached = np.zeros((len(d.call["key"]), size), bool)
+    for b, n in enumerate(d.kv_lens):
+        tokens = np.arange(n)
+        reached[table[b, tokens // size], tokens % size] = True
+    for name in ("key", "value"):
+        pool = d.call[name]
+        (pool if pool.ndim == 3 else pool.swapaxes(1, 2))[~reached] = np.nan
 
 
 def quantised(d: Draw) -> None:
@@ -108,8 +121,10 @@ def quantised(d: Draw) -> None:
         modes = [0, 2] if not stacked else [0]
     elif d.which == "incre":
         modes = [0]
-    shared = d.paged and len(np.unique(table := reached(d))) < len(table)
-    modes = [m for m in modes if (m < 4 or d.paged) and not (m in (1, 3) and (shared or d.prefix))]
+    plain = d.pick([0, 0, 2]) if not stacked else 0
+    if "key_shared_prefix" in d.call:  # whose keys have no scale of their own
+        modes = [plain]
+    modes = [m for m in modes if m < 4 or d.paged]
     mode = int(d.pick(modes))
     second = 1 if mode == 0 and not stacked and 1 in modes and d.chance(0.15) else mode
     asymmetric = d.chance(0.4)
@@ -155,11 +170,6 @@ def shapeless(shape: tuple[int, ...], d: Draw) -> bool:
     return len(shape) == 5 or (
         shape[1] == 1 and shape[2:] in ((d.kv_heads, d.depth), (d.kv_heads * d.depth,))
     )
-
-
-def reached(d: Draw) -> np.ndarray:
-    size, table = d.call["block_size"], d.call["block_table"]
-    return np.concatenate([table[b, : -(-n // size)] for b, n in enumerate(d.kv_lens)])
 
 
 def scale_shape(d: Draw, mode: int, width: int, form: int) -> tuple[int, ...]:

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from fusion_attention import _core, _strict
 from fusion_attention._elements import ELEMENTS
+from fusion_attention._table import REQUIRED
 from fusion_attention.inference import exact
 from fusion_attention.inference.decode import FUSED, FUSED_V2, INCRE, NPU_INCRE
 from fusion_attention.inference.define import define, result_shapes, torch_schema
@@ -40,7 +41,15 @@ def _given(words: dict[str, Any], array: Callable[[str, Tensor | None], Any] = _
 
 
 def _kernel(function: Function) -> Callable[..., Any]:
-    def attend(query: Tensor, key: Tensor, value: Tensor, **words: Any) -> Any:
+    # torch leaves out what is at its default; C++ has defaults of its own.
+    defaults = {
+        row.name: row.default
+        for _, row, _ in function.parameters()
+        if row.kind != "unused" and row.default not in (None, REQUIRED)
+    }
+
+    def attend(query: Tensor, key: Tensor, value: Tensor, **given: Any) -> Any:
+        words = defaults | given
         asks_lse = words.pop("softmax_lse_flag", False)
         q, k, v = _array("query", query), _array("key", key), _array("value", value)
         call = _core.InferenceAttention(function.interface, q, k, v, _given(words), _strict.chosen())
