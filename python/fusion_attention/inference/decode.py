@@ -112,7 +112,7 @@ ROWS = (
 
 _INTEGER = "dequant_scale1 quant_scale1 dequant_scale2 quant_scale2 quant_offset2"
 _SPELLED = {"dequant_scale1": "deq_scale1", "dequant_scale2": "deq_scale2"}
-_FUSED = {
+_FUSED: dict[str, dict[str, Any]] = {
     "query": {"dtypes": f"{FLOATING}, or int8"},
     "key": {
         "says": "the keys, with Nkv heads, laid out like query or, with block_table, a pool of pages "
@@ -153,7 +153,7 @@ _FUSED = {
         "2 to 4 are full",
     },
 }
-_INCRE = {
+_INCRE: dict[str, dict[str, Any]] = {
     **{name: _FUSED[name] for name in ("query", "key", "value")},
     "input_layout": {"says": "the axes of query and of keys that are not paged: BSH, BNSD or BSND"},
     "atten_mask": {
