@@ -3,9 +3,9 @@
     from fusion_attention.mindspore import incre_flash_attention, prompt_flash_attention
     out = prompt_flash_attention(query, key, value, num_heads=8, scale_value=0.125)
 
-They take MindSpore tensors, torch tensors and NumPy arrays. Once MindSpore is loaded a function can also stand
-in a Cell that is compiled to a graph. `fusion_attention.enable("mindspore")` puts them where MindSpore keeps
-its own.
+They take MindSpore tensors, torch tensors and NumPy arrays. Once MindSpore is loaded a function can also
+stand in a Cell that is compiled to a graph. `fusion_attention.enable("mindspore")` puts them where
+MindSpore keeps its own.
 """
 
 from __future__ import annotations

@@ -14,7 +14,6 @@ WORDS = {
     "scale_value": 0.25,
     "input_layout": "BNSD",
     "num_key_value_heads": 2,
-    "inner_precise": 0,
 }
 
 
@@ -39,7 +38,7 @@ class Attend(nn.Cell):
     def construct(self, query, key, value, attn_mask=None):
         return ops.prompt_flash_attention(
             query, key, value, attn_mask, self.lengths, num_heads=4, scale_value=0.25,
-            input_layout="BNSD", num_key_value_heads=2, inner_precise=0, sparse_mode=1 if attn_mask is not None else 0,
+            input_layout="BNSD", num_key_value_heads=2, sparse_mode=1 if attn_mask is not None else 0,
         )  # fmt: skip
 
 
@@ -71,7 +70,7 @@ def test_int8_output_in_both_modes(layer, mode):
         def construct(self, query, key, value, quant_scale2):
             return ops.prompt_flash_attention(
                 query, key, value, quant_scale2=quant_scale2, num_heads=4, scale_value=0.25,
-                input_layout="BNSD", num_key_value_heads=2, inner_precise=0,
+                input_layout="BNSD", num_key_value_heads=2,
             )  # fmt: skip
 
     out = Quantised()(*tensors(given), Tensor(scale))
@@ -92,7 +91,6 @@ def test_inside_jit(layer):
             scale_value=0.25,
             input_layout="BNSD",
             num_key_value_heads=2,
-            inner_precise=0,
         )
 
     expected = front.prompt_flash_attention(*given, **WORDS)
@@ -134,7 +132,7 @@ def test_refused_before_anything_is_dispatched(layer, mode, error, argument, wor
 
         def construct(self, query, key, value):
             return ops.prompt_flash_attention(
-                query, key, value, num_heads=4, input_layout=self.layout, num_key_value_heads=self.kv_heads, inner_precise=0,
+                query, key, value, num_heads=4, input_layout=self.layout, num_key_value_heads=self.kv_heads,
                 sparse_mode=self.mode,
             )  # fmt: skip
 

@@ -7,7 +7,7 @@ import importlib.util
 
 from fusion_attention.ascend.patches import Patches
 
-# A function stands in each; a client may import it from any.
+# Each function stands in all of them; a client may import it from any.
 HOMES = (
     "mindspore.ops",
     "mindspore.ops.function",
@@ -17,11 +17,9 @@ HOMES = (
 
 
 def replace(patches: Patches) -> None:
-    """Puts every function of fusion_attention.mindspore into the four modules, until the patches are undone."""
+    """Puts fusion_attention.mindspore's functions into the four modules, until the patches are undone."""
     if importlib.util.find_spec("mindspore") is None:
-        raise RuntimeError(
-            'layers: got "mindspore" without the package, allowed is only where it is installed'
-        )
+        raise RuntimeError('layers: got "mindspore" without MindSpore, allowed is only where it is installed')
     homes = [importlib.import_module(home) for home in HOMES]
     ours = importlib.import_module("fusion_attention.mindspore")
     for name in ours.__all__:

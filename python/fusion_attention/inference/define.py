@@ -66,7 +66,8 @@ def _body(function: Function) -> list[str]:
             words.append(f"    if {name} is not None: words[{argument.name!r}] = as_ints({name!r}, {name})")
         else:
             kind = SCALARS[argument.kind]
-            checks.append(f"    if type({name}) is not {kind}: {name} = as_{kind}({name!r}, {name})")
+            past = f" or {name}.bit_length() > 63" if kind == "int" else ""
+            checks.append(f"    if type({name}) is not {kind}{past}: {name} = as_{kind}({name!r}, {name})")
             words.append(f"    {word}")
     return [*checks, "    words = {}", *words, "    return implementation(query, key, value, words)"]
 

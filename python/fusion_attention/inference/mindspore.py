@@ -138,7 +138,7 @@ def _hashable(word: Any) -> Any:
     return tuple(word) if isinstance(word, list) else word
 
 
-@ops.constexpr(check=False)
+@ops.constexpr(check=False)  # type: ignore[untyped-decorator]
 def _operator(*args: Any) -> Any:
     return _operator_of(tuple(map(_hashable, args)))
 
@@ -158,7 +158,7 @@ class _PromptFlashAttention(nn.Cell):  # type: ignore[misc]
 
         return mindspore._front(query).prompt_flash_attention(*args, **kwargs)
 
-    def _operand(self, x):  # type: ignore[no-untyped-def]
+    def _operand(self, x: Any) -> Any:
         if not isinstance(x, Tensor):
             return self._absent
         if x.dtype == ms.bfloat16:
@@ -189,7 +189,7 @@ class _PromptFlashAttention(nn.Cell):  # type: ignore[misc]
         return out
 
 
-def _described(x):  # type: ignore[no-untyped-def]
+def _described(x: Any) -> Any:
     if isinstance(x, Tensor):
         return (x.shape, x.dtype)
     return x

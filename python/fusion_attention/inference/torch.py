@@ -89,8 +89,11 @@ def _operator(function: Function) -> Any:
 
 
 def _exact_lengths(name: str, value: Any) -> Any:
-    if isinstance(value, Tensor) and value.dim() != 1:
-        raise ValueError(f"{name}: got a tensor of rank {value.dim()}, allowed is rank 1")
+    if isinstance(value, Tensor):
+        if value.dim() != 1:
+            raise ValueError(f"{name}: got a tensor of rank {value.dim()}, allowed is rank 1")
+        if value.dtype.is_floating_point or value.dtype is torch.bool:
+            raise TypeError(f"{name}: got a tensor of {value.dtype}, allowed is an integer tensor")
     return value if isinstance(value, Tensor) else exact.as_ints(name, value)
 
 
