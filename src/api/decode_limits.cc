@@ -58,9 +58,7 @@ constexpr InferenceLimit kLimits[] = {
     {"decode-heads", kAll, "query", "N of at most 256", kPage,
      [](Call c) { return outside("N", c.problem.query.heads(), 1, 256); }},
     {"decode-group", kAll, "num_key_value_heads", "at most 64 query heads for each", kPage,
-     [](Call c) {
-       return has_rope(c) ? Refused() : outside("group", c.problem.group(), 1, 64);
-     }},
+     [](Call c) { return has_rope(c) ? Refused() : outside("group", c.problem.group(), 1, 64); }},
     {"decode-depth", kAll, "query", "D of at most 512", kPage,
      [](Call c) { return outside("D", c.problem.query.channels(), 1, 512); }},
     {"decode-depth-unaligned", kAll, "query", "D a multiple of 16 (int8: 32, int4: 64)", kPage,
@@ -71,7 +69,8 @@ constexpr InferenceLimit kLimits[] = {
     {"decode-dtype", kAll, "query", "float16 or bfloat16, several rows int8 too", kPage,
      [](Call c) {
        const bool int8_row = one_row(c) && c.query.element == Element::int8;
-       return where(c.query.element == Element::float32 || int8_row, std::string("dtype ") + name(c.query.element));
+       return where(c.query.element == Element::float32 || int8_row,
+                    std::string("dtype ") + name(c.query.element));
      }},
     {"decode-value-depth", kAll, "value", "query's D", kPage,
      [](Call c) {
@@ -91,7 +90,8 @@ constexpr InferenceLimit kLimits[] = {
        const std::int64_t heads = merges_heads(c.layouts.input) ? c.problem.query.heads() : 1,
                           width = rope.shape[static_cast<std::size_t>(rope.rank - 1)] / heads,
                           depth = c.problem.query.channels();
-       return where(width != 64 || (depth != 512 && depth != 128), number(width) + " beside " + number(depth));
+       return where(width != 64 || (depth != 512 && depth != 128),
+                    number(width) + " beside " + number(depth));
      }},
     {"decode-nbsd", kFused, "input_layout", "an output of NBSD for 1 to 16 rows", kPage,
      [](Call c) {
@@ -99,7 +99,8 @@ constexpr InferenceLimit kLimits[] = {
        return where(c.layouts.output == Layout::nbsd && rows > 16, number(rows) + " rows");
      }},
     {"decode-page", kAll, "block_size",
-     "a multiple of 16 (int8: 32) to 512 for one row, of 128 to 512 for more, of 16 to 1024 with rope or packed",
+     "a multiple of 16 (int8: 32) to 512 for one row, of 128 to 512 for more, of 16 to 1024 with rope or "
+     "packed",
      kPage, page_size},
     {"decode-pool", kAll, "key", "a pool [pages, block_size, heads * D] for BSH and BSND", kPage,
      [](Call c) {
@@ -107,12 +108,15 @@ constexpr InferenceLimit kLimits[] = {
        return where(c.options.stored.block_table && rows_first && c.key.rank == 4, shape_text(c.key));
      }},
     {"decode-pages-prefix", kVersion1, "key_shared_prefix", "None with block_table", kPage,
-     [](Call c) { return where(c.options.stored.block_table && c.options.stored.key_shared_prefix, "a tensor"); }},
+     [](Call c) {
+       return where(c.options.stored.block_table && c.options.stored.key_shared_prefix, "a tensor");
+     }},
     {"decode-quantised-rows", kVersion1, "key_antiquant_mode", "0 or 1 for more than one row", kPage,
      quantised_rows},
     {"decode-quantised-rows-v2", kVersion2, "key_quant_mode", "0 or 1 for more than one row", kPage2,
      quantised_rows},
-    {"decode-sink", kVersion2, "learnable_sink", "None but for TND and NTD_TND with a D of value up to 128", kPage2,
+    {"decode-sink", kVersion2, "learnable_sink", "None but for TND and NTD_TND with a D of value up to 128",
+     kPage2,
      [](Call c) {
        const bool fits = packed(c) && c.layouts.output == Layout::tnd && c.problem.value.channels() <= 128;
        return where(c.options.learnable_sink && !fits, shape_text(c.options.learnable_sink));

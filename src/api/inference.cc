@@ -83,14 +83,16 @@ std::optional<Pse> read_pse(const Array& given, Layout layout, std::int64_t keys
   return pse;
 }
 
-// The statistics of the rows of sequences, one behind the other, → ln Σ exp(score) of every row of the tensor.
+// The statistics of the rows of sequences, one behind the other, → ln Σ exp(score) of every row of the
+// tensor.
 void make_lse(const Problem& problem, const float* max, const float* sum, float* lse) {
   const std::int64_t heads = problem.query.heads(), rows = problem.query.rows();
   const bool natural = problem.statistics.order == StatisticsOrder::row_major;
   constexpr float kNothing = std::numeric_limits<float>::infinity();
   std::fill_n(lse, problem.query.batches() * heads * rows, kNothing);
   std::vector<std::int64_t> first(problem.sequences.size() + 1, 0);
-  for (std::size_t s = 0; s < problem.sequences.size(); ++s) first[s + 1] = first[s] + problem.sequences[s].rows;
+  for (std::size_t s = 0; s < problem.sequences.size(); ++s)
+    first[s + 1] = first[s] + problem.sequences[s].rows;
   const auto tasks = static_cast<std::int64_t>(problem.sequences.size()) * heads;
   parallel_for(tasks, thread_count(), [&](std::int64_t task, int) {
     const auto s = static_cast<std::size_t>(task / heads);
@@ -123,8 +125,8 @@ std::vector<float> read_sink(const Array& sink, std::int64_t heads) {
   return logits;
 }
 
-// Problem whose overlay has a plane per packed sequence: an Overlay goes by the batch entry, so each sequence is
-// a problem of its own, with its rows of query and output.
+// Problem whose overlay has a plane per packed sequence: an Overlay goes by the batch entry, so each sequence
+// is a problem of its own, with its rows of query and output.
 void run_each(const Problem& whole) {
   const auto rows_from = [](TensorView& view, const Sequence& sequence) {
     view.data = static_cast<std::byte*>(view.data) + bytes_of(view.dtype, sequence.row * view.stride[2]);
@@ -164,6 +166,23 @@ void refuse_stored(const StoredKeys& words) {
     if (*array) refuse(argument, "a tensor", "None for an int8 query");
 }
 
+struct Operands {
+  const Array &query, &key, &value;
+};
+
+// Where and how the keys lie; gives query's rope part.
+TensorView apply_stored(const Spelling& spelling, const InferenceOptions& options, const Operands& operands,
+                        Layout layout, Problem& problem, StoredKeysMemory& memory) {
+  const StoredKeys& stored = options.stored;
+  if (operands.query.element == Element::int8) refuse_stored(stored);
+  place_keys(spelling, stored, layout, has_numbers(options.actual_seq_lengths_kv), problem, memory);
+  place_rows(stored, layout, has_numbers(options.actual_seq_lengths), problem);
+  apply_prefix(stored, operands.key, operands.value, layout, problem);
+  const TensorView rope = read_stored_rope(spelling, stored, operands.query, layout, problem, problem.cache);
+  apply_antiquant(spelling, stored, layout, problem);
+  return rope;
+}
+
 // Keys that a mask or a bias over the padded tensors has.
 std::int64_t described_keys(const InferenceOptions& options, const Problem& problem) {
   std::int64_t prefix = 0, longest = 0;
@@ -181,7 +200,7 @@ struct InferenceAttention::Given {
   std::optional<Pse> pse;
   Array mask;  // float16 or a tree
   bool halves = false, windows = false;
-  Overlay padded;  // of windows: over the padded tensors
+  Overlay padded;  // the mask as the caller handed it over
   std::shared_ptr<const OutputScales> output_scales;
   TensorView query, query_rope;  // to be joined
   std::vector<float> sink;
@@ -206,17 +225,11 @@ InferenceAttention::InferenceAttention(const Array& query, const Array& key, con
   const auto given_now = std::make_shared<Given>();
   Given& kept = *given_now;
   given_ = given_now;
-  const StoredKeys& stored = options.stored;
-  if (query.element == Element::int8) refuse_stored(stored);
-  place_keys(spelling, stored, layout, has_numbers(options.actual_seq_lengths_kv), problem_, kept.memory);
-  place_rows(stored, layout, has_numbers(options.actual_seq_lengths), problem_);
-  apply_prefix(stored, key, value, layout, problem_);
   kept.query = problem_.query;
-  kept.query_rope = read_stored_rope(spelling, stored, query, layout, problem_, problem_.cache);
-  apply_antiquant(spelling, stored, layout, problem_);
+  kept.query_rope = apply_stored(spelling, options, {query, key, value}, layout, problem_, kept.memory);
   const std::int64_t keys = described_keys(options, problem_);
   apply_inference_mask(spelling, options, layout, keys, problem_);
-  check_pages(stored, problem_);
+  check_pages(options.stored, problem_);
   kept.pse = read_pse(options.pse_shift, layout, keys, problem_);
   if (options.learnable_sink) {
     kept.sink = read_sink(options.learnable_sink, problem_.query.heads());
@@ -224,8 +237,8 @@ InferenceAttention::InferenceAttention(const Array& query, const Array& key, con
   }
   kept.output_scales = apply_scales(spelling, options, problem_);
   const bool decoding = spelling.decodes && !is_packed(layout) && problem_.query.rows() == 1;
-  problem_.half_scores = query.element == Element::float16 && options.inner_precise % 2 == 1 &&
-                         !options.pse_shift && !decoding;
+  problem_.half_scores =
+      query.element == Element::float16 && options.inner_precise % 2 == 1 && !options.pse_shift && !decoding;
   if (is_strict(options.strict)) refuse_undocumented({layouts, query, key, value, options, problem_});
   kept.halves = problem_.overlay && options.atten_mask.element == Element::float16;
   kept.windows = problem_.overlay && has_windows(problem_);
@@ -237,12 +250,11 @@ InferenceAttention::InferenceAttention(const Array& query, const Array& key, con
   const TensorView& q = problem_.query;
   output_shape_ = shape_of(layouts.output, q.batches(), q.heads(), q.rows(), problem_.value.channels());
   lse_shape_ = is_packed(layout) ? std::vector<std::int64_t>{q.rows(), q.heads(), 1}
-                                     : std::vector<std::int64_t>{q.batches(), q.heads(), q.rows(), 1};
+                                 : std::vector<std::int64_t>{q.batches(), q.heads(), q.rows(), 1};
   problem_.output = view_of(contiguous_array(nullptr, output_element(), output_shape_.data(),
                                              static_cast<int>(output_shape_.size())),
                             layouts.output, q.heads());
-  problem_.statistics.order =
-      is_packed(layout) ? StatisticsOrder::row_major : StatisticsOrder::head_major;
+  problem_.statistics.order = is_packed(layout) ? StatisticsOrder::row_major : StatisticsOrder::head_major;
   problem_.statistics.copies = 1;
 }
 
@@ -290,6 +302,7 @@ void InferenceAttention::forward(void* attention_out, float* softmax_lse) {
     run(problem_);
   }
   if (softmax_lse) make_lse(problem_, problem_.statistics.max, problem_.statistics.sum, softmax_lse);
+  problem_.overlay = given_->padded;  // copies end here
 }
 
 std::vector<std::string> InferenceAttention::notes() const {

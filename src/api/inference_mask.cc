@@ -142,8 +142,7 @@ void apply_inference_mask(const Spelling& spelling, const InferenceOptions& opti
   if (tree) return check_tree(spelling, options, layout, problem);
   const bool single = is_single_row(spelling, options, layout, problem.query.rows());
   if (!mask) {
-    if (mode != 0 && !single)
-      refuse(spelling.atten_mask, "None", "a tensor for sparse_mode " + number(mode));
+    if (mode != 0 && !single) refuse(spelling.atten_mask, "None", "a tensor for sparse_mode " + number(mode));
     return;  // full attention, whatever the tokens say
   }
   check_dtype(spelling, mask);

@@ -24,7 +24,8 @@ void check_operand(const Spelling& spelling, const char* argument, const Array& 
 
 // Keys and values that are stored as int8 or int4 have a type of their own, one for both.
 void check_type_of_keys(const Spelling& spelling, const Array& query, const Array& key, const Array& value) {
-  const bool quantised = spelling.decodes && query.element != Element::int8 && key && is_quantised(key.element);
+  const bool quantised =
+      spelling.decodes && query.element != Element::int8 && key && is_quantised(key.element);
   if (!quantised) {
     check_operand(spelling, "key", key);
     if (key.element != query.element) {
@@ -107,8 +108,8 @@ InferenceLayout inference_layout(const Spelling& spelling, const std::string& le
   const auto output = bar == std::string::npos ? input : parse_layout(letters.substr(bar + 1));
   const bool alone = input && bar == std::string::npos && *input != Layout::sbh && *input != Layout::nbsd;
   const bool extended = spelling.decodes && !spelling.one_row();
-  const bool known = alone ? *input != Layout::ntd || extended
-                           : input && output && transposes(*input, *output, extended);
+  const bool known =
+      alone ? *input != Layout::ntd || extended : input && output && transposes(*input, *output, extended);
   if (!known || (spelling.one_row() && (!alone || is_packed(*input)))) {
     spelling.refuse_form("input_layout", quoted(letters),
                          spelling.one_row() ? "BSH, BNSD or BSND"
@@ -118,7 +119,8 @@ InferenceLayout inference_layout(const Spelling& spelling, const std::string& le
   return {*input, *output};
 }
 
-bool is_single_row(const Spelling& spelling, const InferenceOptions& options, Layout layout, std::int64_t rows) {
+bool is_single_row(const Spelling& spelling, const InferenceOptions& options, Layout layout,
+                   std::int64_t rows) {
   return spelling.decodes && !is_packed(layout) && rows == 1 && !options.stored.query_rope;
 }
 
@@ -182,15 +184,15 @@ std::vector<Sequence> inference_sequences(const Spelling& spelling, const Infere
       keys{spelling.actual_seq_lengths_kv, options.actual_seq_lengths_kv};
   const bool paged = static_cast<bool>(options.stored.block_table);
   if (paged && (!keys.list || keys.list->empty())) {
-    refuse(keys.argument, keys.list ? "an empty list" : "None", "the length of every sequence with block_table");
+    refuse(keys.argument, keys.list ? "an empty list" : "None",
+           "the length of every sequence with block_table");
   }
   const std::int64_t most = most_keys(options.stored, problem.key);
   if (is_packed(layout)) {
     const std::int64_t total = problem.query.rows();
     if (!paged) return packed_sequences(rows, keys, total, problem.key.rows());
     std::vector<Sequence> sequences = packed_sequences(rows, rows, total, total);
-    const auto counts =
-        lengths_per_batch(spelling, keys, static_cast<std::int64_t>(sequences.size()), most);
+    const auto counts = lengths_per_batch(spelling, keys, static_cast<std::int64_t>(sequences.size()), most);
     for (std::size_t i = 0; i < sequences.size(); ++i) sequences[i].key = 0, sequences[i].keys = counts[i];
     return sequences;
   }

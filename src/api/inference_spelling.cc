@@ -11,8 +11,8 @@ namespace fusion_attention {
 namespace {
 
 constexpr Spelling kSpellings[] = {
-    {Interface::prompt_flash_attention, true, false, "num_heads", "num_key_value_heads", "scale_value", "attn_mask",
-     "actual_seq_lengths", "actual_seq_lengths_kv", "deq_scale1", "quant_scale1", "deq_scale2",
+    {Interface::prompt_flash_attention, true, false, "num_heads", "num_key_value_heads", "scale_value",
+     "attn_mask", "actual_seq_lengths", "actual_seq_lengths_kv", "deq_scale1", "quant_scale1", "deq_scale2",
      "quant_scale2", "quant_offset2"},
     {Interface::npu_prompt_flash_attention, false, false, "num_heads", "num_key_value_heads", "scale_value",
      "atten_mask", "actual_seq_lengths", "actual_seq_lengths_kv", "deq_scale1", "quant_scale1", "deq_scale2",
@@ -33,9 +33,9 @@ constexpr Spelling kSpellings[] = {
 
 // Version 2's names of what version 1 calls antiquant.
 constexpr std::pair<const char*, const char*> kVersion2[] = {
-    {"key_antiquant_scale", "dequant_scale_key"},      {"key_antiquant_offset", "dequant_offset_key"},
-    {"value_antiquant_scale", "dequant_scale_value"},  {"value_antiquant_offset", "dequant_offset_value"},
-    {"key_antiquant_mode", "key_quant_mode"},          {"value_antiquant_mode", "value_quant_mode"},
+    {"key_antiquant_scale", "dequant_scale_key"},     {"key_antiquant_offset", "dequant_offset_key"},
+    {"value_antiquant_scale", "dequant_scale_value"}, {"value_antiquant_offset", "dequant_offset_value"},
+    {"key_antiquant_mode", "key_quant_mode"},         {"value_antiquant_mode", "value_quant_mode"},
 };
 
 }  // namespace

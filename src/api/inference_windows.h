@@ -1,5 +1,5 @@
-// Masks of the inference interfaces that no strides describe: the tree of sparse_mode 9, and a mask over padded
-// tensors whose sequences begin at rows and keys of their own.
+// Masks of the inference interfaces that no strides describe: the tree of sparse_mode 9, and a mask over
+// padded tensors whose sequences begin at rows and keys of their own.
 #pragma once
 
 #include <cstdint>

@@ -45,16 +45,19 @@ void check_table(const Spelling& spelling, const StoredKeys& words, const Proble
   }
 }
 
-void copy_table(const Array& table, std::int64_t page_rows, Problem& problem, std::vector<std::int32_t>& copied) {
-  const std::int64_t width = table.shape[1];
-  copied.assign(static_cast<std::size_t>(table.shape[0] * width), 0);
+void copy_table(const Array& table, std::int64_t page_rows, Problem& problem,
+                std::vector<std::int32_t>& copied) {
+  std::int64_t width = 0;
+  for (const Sequence& s : problem.sequences) width = std::max(width, pages_of(s.keys, page_rows));
+  copied.assign(problem.sequences.size() * static_cast<std::size_t>(width), 0);
   const auto* entries = static_cast<const std::int32_t*>(table.data);
   for (std::size_t b = 0; b < problem.sequences.size(); ++b) {
     Sequence& sequence = problem.sequences[b];
     const auto row = static_cast<std::int64_t>(b);
     sequence.page = row * width;
     for (std::int64_t t = 0; entries && t < pages_of(sequence.keys, page_rows); ++t)
-      copied[static_cast<std::size_t>(sequence.page + t)] = entries[row * table.stride[0] + t * table.stride[1]];
+      copied[static_cast<std::size_t>(sequence.page + t)] =
+          entries[row * table.stride[0] + t * table.stride[1]];
   }
 }
 
@@ -104,8 +107,8 @@ bool is_quantised(Element element) {
   return element == Element::int8 || element == Element::int32;
 }
 
-TensorView stored_view(const char* argument, const Array& array, Layout layout,
-                       const StoredKeys& words, const char* heads_name, std::int64_t heads) {
+TensorView stored_view(const char* argument, const Array& array, Layout layout, const StoredKeys& words,
+                       const char* heads_name, std::int64_t heads) {
   const bool paged = static_cast<bool>(words.block_table);
   if (paged && (array.rank < 3 || array.rank > 4)) {
     refuse(argument, "rank " + number(array.rank),

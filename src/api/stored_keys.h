@@ -1,5 +1,5 @@
-// From the words of StoredKeys to Problem::key, value, cache and the places of the sequences in them. All throw
-// Error.
+// From the words of StoredKeys to Problem::key, value, cache and the places of the sequences in them. All
+// throw Error.
 #pragma once
 
 #include <cstdint>
@@ -14,8 +14,8 @@
 
 namespace fusion_attention {
 
-// What a Problem with a cache points to beside the caller's memory. The table is a copy: what has been checked
-// is what the library reads.
+// What a Problem with a cache points to beside the caller's memory. The table is a copy: what has been
+// checked is what the library reads.
 struct StoredKeysMemory {
   std::vector<std::int32_t> table;
 };
@@ -23,14 +23,14 @@ struct StoredKeysMemory {
 bool is_quantised(Element element);  // int8 or, eight to an int32, int4
 
 // key, value or key_rope as it is stored: [B, heads, Skv, D], or the pool [pages, heads, P, D].
-TensorView stored_view(const char* argument, const Array& array, Layout layout,
-                       const StoredKeys& words, const char* heads_name, std::int64_t heads);
+TensorView stored_view(const char* argument, const Array& array, Layout layout, const StoredKeys& words,
+                       const char* heads_name, std::int64_t heads);
 
 // The most keys of its own that a sequence can have.
 std::int64_t most_keys(const StoredKeys& words, const TensorView& key);
 
-// Where the sequences' keys lie: their pages, what is left of them, the prefix before them. `problem` has key,
-// value and sequences with their own keys. `has_lengths`: the caller gave those of the keys.
+// Where the sequences' keys lie: their pages, what is left of them, the prefix before them. `problem` has
+// key, value and sequences with their own keys. `has_lengths`: the caller gave those of the keys.
 void place_keys(const Spelling& spelling, const StoredKeys& words, Layout layout, bool has_lengths,
                 Problem& problem, StoredKeysMemory& memory);
 

@@ -57,8 +57,9 @@ Antiquant antiquant_of(const Spelling& spelling, const StoredKeys& words, bool k
 
 // Both or neither, and of one mode but for channels of key with tokens of value.
 void check_pairs(const Spelling& spelling, const StoredKeys& words) {
-  const std::pair<const char*, const Array*> scales[] = {{"key_antiquant_scale", &words.key_antiquant_scale},
-                                                         {"value_antiquant_scale", &words.value_antiquant_scale}};
+  const std::pair<const char*, const Array*> scales[] = {
+      {"key_antiquant_scale", &words.key_antiquant_scale},
+      {"value_antiquant_scale", &words.value_antiquant_scale}};
   const std::pair<const char*, const Array*> offsets[] = {
       {"key_antiquant_offset", &words.key_antiquant_offset},
       {"value_antiquant_offset", &words.value_antiquant_offset}};
@@ -109,7 +110,8 @@ void apply_prefix(const StoredKeys& words, const Array& key, const Array& value,
   if (is_packed(layout)) refuse("key_shared_prefix", "a tensor", "None for packed sequences");
   Cache& cache = problem.cache;
   cache.prefix_key = prefix_view("key_shared_prefix", words.key_shared_prefix, key, layout, problem.key);
-  cache.prefix_value = prefix_view("value_shared_prefix", words.value_shared_prefix, value, layout, problem.value);
+  cache.prefix_value =
+      prefix_view("value_shared_prefix", words.value_shared_prefix, value, layout, problem.value);
   const std::int64_t rows = cache.prefix_key.rows();
   if (cache.prefix_value.rows() != rows)
     refuse("value_shared_prefix", shape_text(words.value_shared_prefix),
@@ -121,8 +123,8 @@ void apply_prefix(const StoredKeys& words, const Array& key, const Array& value,
   }
 }
 
-TensorView read_stored_rope(const Spelling& spelling, const StoredKeys& words, const Array& query, Layout layout,
-                            const Problem& problem, Cache& cache) {
+TensorView read_stored_rope(const Spelling& spelling, const StoredKeys& words, const Array& query,
+                            Layout layout, const Problem& problem, Cache& cache) {
   const Array &query_rope = words.query_rope, &key_rope = words.key_rope;
   if (!query_rope && !key_rope) return {};
   const std::pair<const char*, const Array*> ropes[] = {{"query_rope", &query_rope}, {"key_rope", &key_rope}};
@@ -137,14 +139,17 @@ TensorView read_stored_rope(const Spelling& spelling, const StoredKeys& words, c
   if (query_rope.rank != rank_of(layout)) refuse("query_rope", shape_text(query_rope), "query's rank");
   const TensorView rows =
       view_with_heads("query_rope", query_rope, layout, spelling.num_heads, problem.query.heads());
-  if (!words.block_table && key_rope.rank != rank_of(layout)) refuse("key_rope", shape_text(key_rope), "key's rank");
+  if (!words.block_table && key_rope.rank != rank_of(layout))
+    refuse("key_rope", shape_text(key_rope), "key's rank");
   cache.key_rope =
       stored_view("key_rope", key_rope, layout, words, spelling.num_key_value_heads, problem.key.heads());
   const auto alike = [](const TensorView& a, const TensorView& b) {
     return std::equal(a.shape.begin(), a.shape.begin() + 3, b.shape.begin());
   };
-  if (!alike(rows, problem.query)) refuse("query_rope", shape_text(query_rope), "query's shape but for its D");
-  if (!alike(cache.key_rope, problem.key)) refuse("key_rope", shape_text(key_rope), "key's shape but for its D");
+  if (!alike(rows, problem.query))
+    refuse("query_rope", shape_text(query_rope), "query's shape but for its D");
+  if (!alike(cache.key_rope, problem.key))
+    refuse("key_rope", shape_text(key_rope), "key's shape but for its D");
   if (cache.key_rope.channels() != rows.channels()) {
     refuse("key_rope", "D = " + number(cache.key_rope.channels()),
            "query_rope's D = " + number(rows.channels()));

@@ -15,11 +15,16 @@
 namespace fusion_attention {
 namespace {
 
-constexpr std::array kNames = {"npu_fusion_attention",      "mindspeed",
-                               "ascend_flash_attention",    "npu_flash_attention",
-                               "npu_ring_attention_update", "flash_attention_cell",
-                               "prompt_flash_attention",    "npu_prompt_flash_attention",
-                               "incre_flash_attention",     "npu_incre_flash_attention",
+constexpr std::array kNames = {"npu_fusion_attention",
+                               "mindspeed",
+                               "ascend_flash_attention",
+                               "npu_flash_attention",
+                               "npu_ring_attention_update",
+                               "flash_attention_cell",
+                               "prompt_flash_attention",
+                               "npu_prompt_flash_attention",
+                               "incre_flash_attention",
+                               "npu_incre_flash_attention",
                                "npu_fused_infer_attention_score",
                                "npu_fused_infer_attention_score_v2"};
 

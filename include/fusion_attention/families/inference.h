@@ -34,7 +34,7 @@ struct InferenceOptions {
   std::int64_t num_key_value_heads = 0;  // 0: as many; else a divisor of N
   // BSH, BNSD, BSND, BNSD_BSND, TND, in either case; fused infer: NTD and more outputs, too.
   std::string input_layout = "BSH";
-  double scale = 1.0;                    // any finite number
+  double scale = 1.0;  // any finite number
 
   Array atten_mask;              // bool, uint8, int8 or float16, non-zero hides
   std::int64_t sparse_mode = 0;  // 0 … 4, fused infer 9 (a tree), too; all but 0 need a mask

@@ -10,8 +10,8 @@
 
 namespace fusion_attention {
 
-// In the spelling of npu_fused_infer_attention_score, with its defaults. Int4 comes as int32, eight numbers in
-// each, the first in the lowest bits.
+// In the spelling of npu_fused_infer_attention_score, with its defaults. Int4 comes as int32, eight numbers
+// in each, the first in the lowest bits.
 struct StoredKeys {
   Array block_table;            // int32 [B, pages of the longest sequence]
   std::int64_t block_size = 0;  // keys of a page
