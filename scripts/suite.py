@@ -275,7 +275,8 @@ def main() -> int:
     settings = {"FUSION_ATTENTION_SEED": os.environ.get("FUSION_ATTENTION_SEED", str(time.time_ns() % 10**9))}
     print(f"FUSION_ATTENTION_SEED={settings['FUSION_ATTENTION_SEED']}")
     counts = {"FUSION_ATTENTION_RANDOM_PROBLEMS": "3000", "FUSION_ATTENTION_FAMILY_CALLS": "1000",
-              "FUSION_ATTENTION_CELL_CALLS": "1000"}  # fmt: skip
+              "FUSION_ATTENTION_CELL_CALLS": "1000", "FUSION_ATTENTION_INFER_CALLS": "5000",
+              "FUSION_ATTENTION_SERVING_STEPS": "512"}  # fmt: skip
     counts = settings | (counts if full else {})
 
     tally = Tally()

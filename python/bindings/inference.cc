@@ -28,15 +28,25 @@ struct Word {
   void (*set)(InferenceOptions& options, nb::handle value);
 };
 
-template <Array InferenceOptions::* Member>
+// The argument itself, of the options or of their StoredKeys.
+template <class T>
+T& member(InferenceOptions& options, T InferenceOptions::* place) {
+  return options.*place;
+}
+template <class T>
+T& member(InferenceOptions& options, T StoredKeys::* place) {
+  return options.stored.*place;
+}
+
+template <auto Member>
 void set_array(InferenceOptions& options, nb::handle value) {
-  options.*Member = array_of(value);
+  member(options, Member) = array_of(value);
 }
 
 template <auto Member>
 void set_value(InferenceOptions& options, nb::handle value) {
-  using Type = std::remove_reference_t<decltype(options.*Member)>;
-  options.*Member = nb::cast<Type>(value);
+  auto& place = member(options, Member);
+  place = nb::cast<std::remove_reference_t<decltype(place)>>(value);
 }
 
 constexpr Word kWords[] = {
@@ -58,6 +68,25 @@ constexpr Word kWords[] = {
     {"quant_offset2", set_array<&InferenceOptions::quant_offset2>},
     {"padding_mask", set_array<&InferenceOptions::padding_mask>},
     {"inner_precise", set_value<&InferenceOptions::inner_precise>},
+    {"learnable_sink", set_array<&InferenceOptions::learnable_sink>},
+    {"block_table", set_array<&StoredKeys::block_table>},
+    {"block_size", set_value<&StoredKeys::block_size>},
+    {"key_shared_prefix", set_array<&StoredKeys::key_shared_prefix>},
+    {"value_shared_prefix", set_array<&StoredKeys::value_shared_prefix>},
+    {"actual_shared_prefix_len", set_value<&StoredKeys::actual_shared_prefix_len>},
+    {"query_rope", set_array<&StoredKeys::query_rope>},
+    {"key_rope", set_array<&StoredKeys::key_rope>},
+    {"query_padding_size", set_array<&StoredKeys::query_padding_size>},
+    {"kv_padding_size", set_array<&StoredKeys::kv_padding_size>},
+    {"antiquant_scale", set_array<&StoredKeys::antiquant_scale>},
+    {"antiquant_offset", set_array<&StoredKeys::antiquant_offset>},
+    {"antiquant_mode", set_value<&StoredKeys::antiquant_mode>},
+    {"key_antiquant_scale", set_array<&StoredKeys::key_antiquant_scale>},
+    {"key_antiquant_offset", set_array<&StoredKeys::key_antiquant_offset>},
+    {"key_antiquant_mode", set_value<&StoredKeys::key_antiquant_mode>},
+    {"value_antiquant_scale", set_array<&StoredKeys::value_antiquant_scale>},
+    {"value_antiquant_offset", set_array<&StoredKeys::value_antiquant_offset>},
+    {"value_antiquant_mode", set_value<&StoredKeys::value_antiquant_mode>},
 };
 
 // words: what is not at its default, by name.

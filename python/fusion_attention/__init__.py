@@ -19,8 +19,8 @@ from fusion_attention.ascend.switch import disable, enable
 
 if TYPE_CHECKING:
     from fusion_attention import _signatures
-    from fusion_attention.quantize import quantize_for_prompt
     from fusion_attention.inference import signatures
+    from fusion_attention.quantize import quantize_for_prompt
 
     npu_fusion_attention: _signatures.V1[Any]
     npu_fusion_attention_v2: _signatures.V2[Any]
@@ -38,7 +38,12 @@ _FUNCTIONS = (
     "npu_fusion_attention_grad_v2",
     "npu_fusion_attention_grad_v3",
 )
-_INFERENCE = ("npu_prompt_flash_attention",)
+_INFERENCE = (
+    "npu_prompt_flash_attention",
+    "npu_incre_flash_attention",
+    "npu_fused_infer_attention_score",
+    "npu_fused_infer_attention_score_v2",
+)
 _MODULES = ("numpy", "torch", "mindspore", "machine")
 
 __all__ = [

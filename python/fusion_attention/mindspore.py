@@ -1,6 +1,6 @@
 """MindSpore's inference operators under their exact signatures, on the CPU.
 
-    from fusion_attention.mindspore import prompt_flash_attention
+    from fusion_attention.mindspore import incre_flash_attention, prompt_flash_attention
     out = prompt_flash_attention(query, key, value, num_heads=8, scale_value=0.125)
 
 They take MindSpore tensors, torch tensors and NumPy arrays. Once MindSpore is loaded a function can also
@@ -16,10 +16,11 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from fusion_attention.inference import signatures
+    from fusion_attention.inference.numpy import incre_flash_attention
 
     prompt_flash_attention: signatures.PromptFlashAttention[Any]
 
-__all__ = ["prompt_flash_attention"]
+__all__ = ["incre_flash_attention", "prompt_flash_attention"]
 
 
 def _front(query: Any) -> Any:

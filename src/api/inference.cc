@@ -10,11 +10,16 @@
 #include "api/inference_mask.h"
 #include "api/inference_operands.h"
 #include "api/inference_scales.h"
+#include "api/inference_windows.h"
 #include "api/mask.h"
+#include "api/operands.h"
 #include "api/pse.h"
 #include "api/refuse.h"
+#include "api/stored_keys.h"
+#include "base/half.h"
 #include "base/parallel.h"
 #include "fusion_attention/run.h"
+#include "problem/typed.h"
 
 namespace fusion_attention {
 namespace {
@@ -46,12 +51,18 @@ void check_pse_dtype(const Spelling& spelling, const Array& pse, Element query) 
                         std::string(name(pse_element(query))) + " with a query of " + name(query));
 }
 
+// Each sequence has its own rows and keys of the plane over the padded tensors.
+void place_pse(const Pse& pse, const TensorView& view, Problem& problem) {
+  set_planes(pse, view, problem);
+  for (Sequence& s : problem.sequences) s.bias.base += s.row * s.bias.row + s.key;
+}
+
 // Top left corners of planes that may be larger than the scores.
-std::optional<Pse> read_pse(const Array& given, Layout layout, Problem& problem) {
+std::optional<Pse> read_pse(const Array& given, Layout layout, std::int64_t keys, Problem& problem) {
   if (!given) return std::nullopt;
-  if (layout == Layout::tnd) refuse("pse_shift", "a tensor", "None for input_layout TND");
+  if (is_packed(layout)) refuse("pse_shift", "a tensor", "None for packed sequences");
   const std::int64_t batches = problem.query.batches(), heads = problem.query.heads(),
-                     rows = problem.query.rows(), keys = problem.key.rows();
+                     rows = problem.query.rows();
   const bool fits = given.rank == 4 && (given.shape[0] == 1 || given.shape[0] == batches) &&
                     given.shape[1] == heads && given.shape[2] >= rows && given.shape[3] >= keys;
   if (!fits) {
@@ -68,17 +79,118 @@ std::optional<Pse> read_pse(const Array& given, Layout layout, Problem& problem)
   problem.bias.kind = BiasKind::dense;
   problem.bias.dtype = view.dtype;
   const Pse pse{.view = view};
-  set_planes(pse, view, problem);
+  place_pse(pse, view, problem);
   return pse;
 }
 
-// max and sum of every row → ln Σ exp(score).
-void make_lse(const float* max, const float* sum, std::int64_t rows, float* lse) {
-  constexpr std::int64_t kChunk = 4096;
-  parallel_for((rows + kChunk - 1) / kChunk, thread_count(), [&](std::int64_t chunk, int) {
-    for (std::int64_t i = chunk * kChunk; i < std::min((chunk + 1) * kChunk, rows); ++i)
-      lse[i] = max[i] == -FLT_MAX ? std::numeric_limits<float>::infinity() : max[i] + std::log(sum[i]);
+// The statistics of the rows of sequences, one behind the other, → ln Σ exp(score) of every row of the
+// tensor.
+void make_lse(const Problem& problem, const float* max, const float* sum, float* lse) {
+  const std::int64_t heads = problem.query.heads(), rows = problem.query.rows();
+  const bool natural = problem.statistics.order == StatisticsOrder::row_major;
+  constexpr float kNothing = std::numeric_limits<float>::infinity();
+  std::fill_n(lse, problem.query.batches() * heads * rows, kNothing);
+  std::vector<std::int64_t> first(problem.sequences.size() + 1, 0);
+  for (std::size_t s = 0; s < problem.sequences.size(); ++s)
+    first[s + 1] = first[s] + problem.sequences[s].rows;
+  const auto tasks = static_cast<std::int64_t>(problem.sequences.size()) * heads;
+  parallel_for(tasks, thread_count(), [&](std::int64_t task, int) {
+    const auto s = static_cast<std::size_t>(task / heads);
+    const std::int64_t head = task % heads;
+    const Sequence& sequence = problem.sequences[s];
+    for (std::int64_t i = 0; i < sequence.rows; ++i) {
+      const std::int64_t from = natural ? (first[s] + i) * heads + head
+                                        : first[s] * heads + head * sequence.rows + i,
+                         to = natural ? (sequence.row + i) * heads + head
+                                      : (sequence.batch * heads + head) * rows + sequence.row + i;
+      lse[to] = max[from] == -FLT_MAX ? kNothing : max[from] + std::log(sum[from]);
+    }
   });
+}
+
+// Logits of any floating type as the core takes them.
+std::vector<float> read_sink(const Array& sink, std::int64_t heads) {
+  const Element element = sink.element;
+  if (element != Element::float32 && element != Element::float16 && element != Element::bfloat16)
+    refuse("learnable_sink", std::string("dtype ") + name(element), "bfloat16, float16 or float32");
+  if (!has_shape(sink, {heads})) refuse("learnable_sink", shape_text(sink), shape_text(&heads, 1));
+  std::vector<float> logits(static_cast<std::size_t>(heads), 0.0F);
+  if (!sink.data) return logits;
+  for (std::int64_t n = 0; n < heads; ++n) {
+    const auto* at = static_cast<const std::byte*>(sink.data) + n * sink.stride[0] * size_of(element);
+    logits[static_cast<std::size_t>(n)] = with_floating_type(dtype_of(element), [at](auto type) {
+      return to_float(*reinterpret_cast<const decltype(type)*>(at));
+    });
+  }
+  return logits;
+}
+
+// Problem whose overlay has a plane per packed sequence: an Overlay goes by the batch entry, so each sequence
+// is a problem of its own, with its rows of query and output.
+void run_each(const Problem& whole) {
+  const auto rows_from = [](TensorView& view, const Sequence& sequence) {
+    view.data = static_cast<std::byte*>(view.data) + bytes_of(view.dtype, sequence.row * view.stride[2]);
+    view.shape[2] = sequence.rows;
+  };
+  std::int64_t before = 0;
+  for (std::size_t s = 0; s < whole.sequences.size(); ++s) {
+    Problem one = whole;
+    const Sequence& sequence = whole.sequences[s];
+    rows_from(one.query, sequence);
+    rows_from(one.output, sequence);
+    one.overlay.data += static_cast<std::int64_t>(s) * whole.overlay.stride[0];
+    one.overlay.stride[0] = 0;
+    one.sequences = {sequence};
+    one.sequences[0].row = 0;
+    if (one.statistics.max) {
+      one.statistics.max += before * whole.query.heads();
+      one.statistics.sum += before * whole.query.heads();
+    }
+    before += sequence.rows;
+    if (sequence.rows > 0) run(one);
+  }
+}
+
+bool has_numbers(const std::optional<std::vector<std::int64_t>>& list) {
+  return list && !list->empty();
+}
+
+// Of an int8 query: the integer pipeline knows no stored keys.
+void refuse_stored(const StoredKeys& words) {
+  const std::pair<const char*, const Array*> all[] = {{"block_table", &words.block_table},
+                                                      {"key_shared_prefix", &words.key_shared_prefix},
+                                                      {"query_rope", &words.query_rope},
+                                                      {"antiquant_scale", &words.antiquant_scale},
+                                                      {"key_antiquant_scale", &words.key_antiquant_scale}};
+  for (const auto& [argument, array] : all)
+    if (*array) refuse(argument, "a tensor", "None for an int8 query");
+}
+
+struct Operands {
+  const Array &query, &key, &value;
+};
+
+// Where and how the keys lie; gives query's rope part.
+TensorView apply_stored(const Spelling& spelling, const InferenceOptions& options, const Operands& operands,
+                        Layout layout, Problem& problem, StoredKeysMemory& memory) {
+  const StoredKeys& stored = options.stored;
+  if (operands.query.element == Element::int8) refuse_stored(stored);
+  place_keys(spelling, stored, layout, has_numbers(options.actual_seq_lengths_kv), problem, memory);
+  place_rows(stored, layout, has_numbers(options.actual_seq_lengths), problem);
+  apply_prefix(stored, operands.key, operands.value, layout, problem);
+  const TensorView rope = read_stored_rope(spelling, stored, operands.query, layout, problem, problem.cache);
+  apply_antiquant(spelling, stored, layout, problem);
+  return rope;
+}
+
+// Keys that a mask or a bias over the padded tensors has.
+std::int64_t described_keys(const InferenceOptions& options, const Problem& problem) {
+  std::int64_t prefix = 0, longest = 0;
+  for (const Sequence& s : problem.sequences) {
+    prefix = std::max(prefix, s.prefix);
+    longest = std::max(longest, s.keys);
+  }
+  return options.stored.block_table ? longest : prefix + problem.key.rows();
 }
 
 }  // namespace
@@ -86,8 +198,13 @@ void make_lse(const float* max, const float* sum, std::int64_t rows, float* lse)
 // What the caller handed over, where Problem describes a copy or has no place for it.
 struct InferenceAttention::Given {
   std::optional<Pse> pse;
-  Array mask;  // float16 alone
+  Array mask;  // float16 or a tree
+  bool halves = false, windows = false;
+  Overlay padded;  // the mask as the caller handed it over
   std::shared_ptr<const OutputScales> output_scales;
+  TensorView query, query_rope;  // to be joined
+  std::vector<float> sink;
+  StoredKeysMemory memory;
 };
 
 InferenceAttention::InferenceAttention(const Array& query, const Array& key, const Array& value,
@@ -96,7 +213,7 @@ InferenceAttention::InferenceAttention(const Array& query, const Array& key, con
   const Spelling& spelling = spelling_of(options.interface);
   const InferenceLayout layouts = inference_layout(spelling, options.input_layout);
   const Layout layout = layouts.input;
-  check_inference_operands(spelling, query, key, value, layout);
+  check_inference_operands(spelling, options, query, key, value, layout);
   check_numbers(spelling, options);
   check_pse_dtype(spelling, options.pse_shift, query.element);
   check_scale_dtypes(spelling, options, query.element);
@@ -105,24 +222,39 @@ InferenceAttention::InferenceAttention(const Array& query, const Array& key, con
   problem_.scale = options.scale;
   read_inference_operands(spelling, options, layout, query, key, value, problem_);
   problem_.sequences = inference_sequences(spelling, options, layout, problem_);
-  apply_inference_mask(spelling, options, layout, problem_.key.rows(), problem_);
-  const std::optional<Pse> pse = read_pse(options.pse_shift, layout, problem_);
-  const auto output_scales = apply_scales(spelling, options, problem_);
+  const auto given_now = std::make_shared<Given>();
+  Given& kept = *given_now;
+  given_ = given_now;
+  kept.query = problem_.query;
+  kept.query_rope = apply_stored(spelling, options, {query, key, value}, layout, problem_, kept.memory);
+  const std::int64_t keys = described_keys(options, problem_);
+  apply_inference_mask(spelling, options, layout, keys, problem_);
+  check_pages(options.stored, problem_);
+  kept.pse = read_pse(options.pse_shift, layout, keys, problem_);
+  if (options.learnable_sink) {
+    kept.sink = read_sink(options.learnable_sink, problem_.query.heads());
+    problem_.sink.data = kept.sink.data();
+  }
+  kept.output_scales = apply_scales(spelling, options, problem_);
+  const bool decoding = spelling.decodes && !is_packed(layout) && problem_.query.rows() == 1;
   problem_.half_scores =
-      query.element == Element::float16 && options.inner_precise % 2 == 1 && !options.pse_shift;
+      query.element == Element::float16 && options.inner_precise % 2 == 1 && !options.pse_shift && !decoding;
   if (is_strict(options.strict)) refuse_undocumented({layouts, query, key, value, options, problem_});
-  const bool halves = problem_.overlay && options.atten_mask.element == Element::float16;
-  given_ = std::make_shared<const Given>(Given{pse, halves ? options.atten_mask : Array{}, output_scales});
-
+  kept.halves = problem_.overlay && options.atten_mask.element == Element::float16;
+  kept.windows = problem_.overlay && has_windows(problem_);
+  kept.padded = problem_.overlay;
+  if (kept.halves || options.sparse_mode == 9) kept.mask = options.atten_mask;
+  if (kept.query_rope.channels() > 0) {
+    problem_.query = described(problem_.query, problem_.query.channels() + kept.query_rope.channels());
+  }
   const TensorView& q = problem_.query;
   output_shape_ = shape_of(layouts.output, q.batches(), q.heads(), q.rows(), problem_.value.channels());
-  lse_shape_ = layout == Layout::tnd ? std::vector<std::int64_t>{q.rows(), q.heads(), 1}
-                                     : std::vector<std::int64_t>{q.batches(), q.heads(), q.rows(), 1};
+  lse_shape_ = is_packed(layout) ? std::vector<std::int64_t>{q.rows(), q.heads(), 1}
+                                 : std::vector<std::int64_t>{q.batches(), q.heads(), q.rows(), 1};
   problem_.output = view_of(contiguous_array(nullptr, output_element(), output_shape_.data(),
                                              static_cast<int>(output_shape_.size())),
                             layouts.output, q.heads());
-  problem_.statistics.order =
-      layout == Layout::tnd ? StatisticsOrder::row_major : StatisticsOrder::head_major;
+  problem_.statistics.order = is_packed(layout) ? StatisticsOrder::row_major : StatisticsOrder::head_major;
   problem_.statistics.copies = 1;
 }
 
@@ -140,8 +272,15 @@ Element InferenceAttention::output_element() const {
 
 void InferenceAttention::forward(void* attention_out, float* softmax_lse) {
   problem_.output.data = attention_out;
-  Buffer mask, pse, statistics;
-  if (given_->mask) problem_.overlay = mask_of_halves(given_->mask, mask);
+  Buffer query, mask, pse, max, sum;
+  if (given_->query_rope.channels() > 0) problem_.query = joined(given_->query, given_->query_rope, query);
+  if (given_->halves) {
+    problem_.overlay = mask_of_halves(given_->mask, mask);
+  } else if (given_->mask) {
+    problem_.overlay = tree_overlay(given_->mask, problem_, mask);
+  } else if (given_->windows) {
+    problem_.overlay = window_overlay(given_->padded, problem_, mask);
+  }
   if (given_->pse) {
     TensorView view = given_->pse->view;
     if (!given_->pse->in_place()) {
@@ -150,21 +289,26 @@ void InferenceAttention::forward(void* attention_out, float* softmax_lse) {
       view = packed;
     }
     problem_.bias.data = view.data;
-    set_planes(*given_->pse, view, problem_);
+    place_pse(*given_->pse, view, problem_);
   }
   const std::int64_t rows = problem_.query.batches() * problem_.query.heads() * problem_.query.rows();
   if (softmax_lse) {
-    problem_.statistics.max = softmax_lse;
-    problem_.statistics.sum = statistics.floats(rows);
+    problem_.statistics.max = max.floats(rows);
+    problem_.statistics.sum = sum.floats(rows);
   }
-  run(problem_);
-  if (softmax_lse) make_lse(problem_.statistics.max, problem_.statistics.sum, rows, softmax_lse);
+  if (given_->mask && !given_->halves && problem_.statistics.order == StatisticsOrder::row_major) {
+    run_each(problem_);
+  } else {
+    run(problem_);
+  }
+  if (softmax_lse) make_lse(problem_, problem_.statistics.max, problem_.statistics.sum, softmax_lse);
+  problem_.overlay = given_->padded;  // copies end here
 }
 
 std::vector<std::string> InferenceAttention::notes() const {
   static std::atomic<bool> said_halves{false}, said_disagreement{false};
   std::vector<std::string> notes;
-  if (given_->mask) {
+  if (given_->halves) {
     if (!said_halves.exchange(true))
       notes.push_back(
           "a float16 mask will no longer be supported, its document says; bool, int8 and uint8 are");

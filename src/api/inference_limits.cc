@@ -174,9 +174,11 @@ std::span<const InferenceLimit> inference_limits() {
 
 void refuse_undocumented(const InferenceCall& call) {
   const Interface interface = call.options.interface;
-  for (const InferenceLimit& limit : kLimits) {
-    if (!limit.text.applies(interface)) continue;
-    if (const Refused given = limit.broken(call)) refuse_limit(limit.text, interface, *given);
+  for (const auto& limits : {inference_limits(), decode_limits()}) {
+    for (const InferenceLimit& limit : limits) {
+      if (!limit.text.applies(interface)) continue;
+      if (const Refused given = limit.broken(call)) refuse_limit(limit.text, interface, *given);
+    }
   }
 }
 

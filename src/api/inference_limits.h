@@ -21,7 +21,8 @@ struct InferenceLimit {
   Refused (*broken)(const InferenceCall& call);
 };
 
-std::span<const InferenceLimit> inference_limits();
+std::span<const InferenceLimit> inference_limits();  // of the prompt operators
+std::span<const InferenceLimit> decode_limits();
 
 // Throws Error for the first row that refuses the call.
 void refuse_undocumented(const InferenceCall& call);

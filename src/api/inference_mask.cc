@@ -2,6 +2,8 @@
 
 #include <algorithm>
 
+#include "api/inference_operands.h"
+#include "api/inference_windows.h"
 #include "api/mask.h"
 #include "api/refuse.h"
 #include "api/sparse_mode.h"
@@ -21,6 +23,7 @@ Tokens tokens_of(const InferenceOptions& options) {
 }
 
 void check_dtype(const Spelling& spelling, const Array& mask) {
+  if (spelling.decodes) return check_mask_type(mask);
   switch (mask.element) {
     case Element::boolean:
     case Element::uint8:
@@ -46,12 +49,21 @@ void check_compressed(const Spelling& spelling, const Array& mask, std::int64_t 
          "[2048, 2048], [1, 2048, 2048] or [1, 1, 2048, 2048] for sparse_mode " + number(mode));
 }
 
+Array with_row_axis(const Array& mask) {
+  Array plane = mask;
+  plane.rank = 3;
+  plane.shape = {mask.shape[0], 1, mask.shape[1]};
+  plane.stride = {mask.stride[0], 0, mask.stride[1]};
+  return plane;
+}
+
 // [Sq, Skv], [1 or B, Sq, Skv] or [1 or B, 1, Sq, Skv]; elsewhere than in MindSpore the last two may be
-// padded.
-Overlay full_mask(const Spelling& spelling, const Array& mask, std::int64_t batches, std::int64_t rows,
-                  std::int64_t keys) {
-  const auto fits = [&spelling](std::int64_t given, std::int64_t size) {
-    return given == size || (given > size && !spelling.mindspore);
+// padded. A single row has [1 or B, Skv] instead of the first.
+Overlay full_mask(const Spelling& spelling, const Array& given, bool single, std::int64_t batches,
+                  std::int64_t rows, std::int64_t keys) {
+  const Array mask = single && given.rank == 2 ? with_row_axis(given) : given;
+  const auto fits = [&spelling](std::int64_t length, std::int64_t size) {
+    return length == size || (length > size && !spelling.mindspore);
   };
   const std::size_t row = static_cast<std::size_t>(std::clamp(mask.rank, 2, 4) - 2);
   const bool batch = mask.rank == 2 || mask.shape[0] == 1 || mask.shape[0] == batches;
@@ -59,7 +71,7 @@ Overlay full_mask(const Spelling& spelling, const Array& mask, std::int64_t batc
   if (mask.rank < 2 || mask.rank > 4 || !batch || !head || !fits(mask.shape[row], rows) ||
       !fits(mask.shape[row + 1], keys)) {
     const std::string plane = number(rows) + ", " + number(keys) + "]", front = "[1 or " + number(batches);
-    refuse(spelling.atten_mask, shape_text(mask),
+    refuse(spelling.atten_mask, shape_text(given),
            "[" + plane + ", " + front + ", " + plane + " or " + front + ", 1, " + plane);
   }
   Overlay overlay;
@@ -107,26 +119,43 @@ Band band_of(std::int64_t mode, const Tokens& tokens, const Sequence& sequence) 
   }
 }
 
+void check_tree(const Spelling& spelling, const InferenceOptions& options, Layout layout,
+                const Problem& problem) {
+  if (!options.stored.query_rope) refuse("sparse_mode", "9", "0 to 4 without query_rope and key_rope");
+  check_tree_mask(spelling, options.atten_mask, layout, problem);
+}
+
+// Padding takes part where the lengths that it goes with are given.
+bool has_left_padding(const InferenceOptions& options) {
+  return (options.stored.kv_padding_size && options.actual_seq_lengths_kv) ||
+         (options.stored.query_padding_size && options.actual_seq_lengths);
+}
+
 }  // namespace
 
 void apply_inference_mask(const Spelling& spelling, const InferenceOptions& options, Layout layout,
                           std::int64_t keys, Problem& problem) {
   const std::int64_t mode = options.sparse_mode;
   const Array& mask = options.atten_mask;
-  if (mode < 0 || mode > 4) refuse("sparse_mode", number(mode), "0, 1, 2, 3 or 4");
+  const bool tree = mode == 9 && spelling.decodes && !spelling.one_row();
+  if (!tree && (mode < 0 || mode > 4)) refuse("sparse_mode", number(mode), "0, 1, 2, 3 or 4");
+  if (tree) return check_tree(spelling, options, layout, problem);
+  const bool single = is_single_row(spelling, options, layout, problem.query.rows());
   if (!mask) {
-    if (mode != 0) refuse(spelling.atten_mask, "None", "a tensor for sparse_mode " + number(mode));
+    if (mode != 0 && !single) refuse(spelling.atten_mask, "None", "a tensor for sparse_mode " + number(mode));
     return;  // full attention, whatever the tokens say
   }
   check_dtype(spelling, mask);
   const std::int64_t batches = problem.query.batches();
   if (mode > 1) {
+    if (single) return;
     check_compressed(spelling, mask, batches, mode);
-  } else if (layout == Layout::tnd) {
-    refuse(spelling.atten_mask, "a tensor", "None for sparse_mode 0 of input_layout TND");
+  } else if (is_packed(layout)) {
+    refuse(spelling.atten_mask, "a tensor", "None for sparse_modes 0 and 1 of packed sequences");
   } else {
-    problem.overlay = full_mask(spelling, mask, batches, problem.query.rows(), keys);
+    problem.overlay = full_mask(spelling, mask, single, batches, problem.query.rows(), keys);
   }
+  if (mode == 0 && (single || has_left_padding(options))) return;  // documented: the tokens say nothing then
   const Tokens tokens = tokens_of(options);
   for (Sequence& sequence : problem.sequences) sequence.band = band_of(mode, tokens, sequence);
 }

@@ -10,8 +10,9 @@
 
 namespace fusion_attention {
 
-// Sets the band of every sequence of `problem` and its overlay; of a float16 mask the overlay has no memory
-// until it is copied. `keys`: the longest row of keys that a mask describes. Throws Error.
+// Sets the band of every sequence of `problem` and its overlay, which lies over the padded tensors; of a
+// float16 mask and of a tree (mode 9) the overlay has no memory until it is copied. `keys`: the longest row
+// of keys that a mask describes. Throws Error.
 void apply_inference_mask(const Spelling& spelling, const InferenceOptions& options, Layout layout,
                           std::int64_t keys, Problem& problem);
 

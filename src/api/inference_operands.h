@@ -17,14 +17,23 @@ struct InferenceLayout {
 };
 InferenceLayout inference_layout(const Spelling& spelling, const std::string& letters);
 
-void check_inference_operands(const Spelling& spelling, const Array& query, const Array& key,
-                              const Array& value, Layout layout);
+void check_inference_operands(const Spelling& spelling, const InferenceOptions& options, const Array& query,
+                              const Array& key, const Array& value, Layout layout);
+
+// The documents' Q_S = 1 without rope: sparse_mode, the tokens and the query's lengths say nothing there.
+bool is_single_row(const Spelling& spelling, const InferenceOptions& options, Layout layout,
+                   std::int64_t rows);
+
+// Where heads are merged `heads` must divide the last axis; elsewhere the array says how many there are.
+TensorView view_with_heads(const char* argument, const Array& array, Layout layout, const char* heads_name,
+                           std::int64_t heads);
 
 // Sets query, key and value of `problem`.
 void read_inference_operands(const Spelling& spelling, const InferenceOptions& options, Layout layout,
                              const Array& query, const Array& key, const Array& value, Problem& problem);
 
-// One per batch entry, or per cumulative end of TND.
+// One per batch entry, or per cumulative end of a packed layout; in pages the lengths of the keys are no
+// ends.
 std::vector<Sequence> inference_sequences(const Spelling& spelling, const InferenceOptions& options,
                                           Layout layout, const Problem& problem);
 

@@ -1,7 +1,9 @@
 #include "api/inference_spelling.h"
 
 #include <algorithm>
+#include <cstring>
 #include <iterator>
+#include <utility>
 
 #include "api/refuse.h"
 
@@ -9,12 +11,31 @@ namespace fusion_attention {
 namespace {
 
 constexpr Spelling kSpellings[] = {
-    {Interface::prompt_flash_attention, true, "num_heads", "num_key_value_heads", "scale_value", "attn_mask",
-     "actual_seq_lengths", "actual_seq_lengths_kv", "deq_scale1", "quant_scale1", "deq_scale2",
+    {Interface::prompt_flash_attention, true, false, "num_heads", "num_key_value_heads", "scale_value",
+     "attn_mask", "actual_seq_lengths", "actual_seq_lengths_kv", "deq_scale1", "quant_scale1", "deq_scale2",
      "quant_scale2", "quant_offset2"},
-    {Interface::npu_prompt_flash_attention, false, "num_heads", "num_key_value_heads", "scale_value",
+    {Interface::npu_prompt_flash_attention, false, false, "num_heads", "num_key_value_heads", "scale_value",
      "atten_mask", "actual_seq_lengths", "actual_seq_lengths_kv", "deq_scale1", "quant_scale1", "deq_scale2",
      "quant_scale2", "quant_offset2"},
+    {Interface::incre_flash_attention, false, true, "num_heads", "num_key_value_heads", "scale_value",
+     "attn_mask", "actual_seq_lengths", "actual_seq_lengths", "dequant_scale1", "quant_scale1",
+     "dequant_scale2", "quant_scale2", "quant_offset2"},
+    {Interface::npu_incre_flash_attention, false, true, "num_heads", "num_key_value_heads", "scale_value",
+     "atten_mask", "actual_seq_lengths", "actual_seq_lengths", "dequant_scale1", "quant_scale1",
+     "dequant_scale2", "quant_scale2", "quant_offset2"},
+    {Interface::npu_fused_infer_attention_score, false, true, "num_heads", "num_key_value_heads", "scale",
+     "atten_mask", "actual_seq_lengths", "actual_seq_lengths_kv", "dequant_scale1", "quant_scale1",
+     "dequant_scale2", "quant_scale2", "quant_offset2"},
+    {Interface::npu_fused_infer_attention_score_v2, false, true, "num_query_heads", "num_key_value_heads",
+     "softmax_scale", "atten_mask", "actual_seq_qlen", "actual_seq_kvlen", "dequant_scale1", "quant_scale1",
+     "dequant_scale2", "quant_scale_out", "quant_offset_out"},
+};
+
+// Version 2's names of what version 1 calls antiquant.
+constexpr std::pair<const char*, const char*> kVersion2[] = {
+    {"key_antiquant_scale", "dequant_scale_key"},     {"key_antiquant_offset", "dequant_offset_key"},
+    {"value_antiquant_scale", "dequant_scale_value"}, {"value_antiquant_offset", "dequant_offset_value"},
+    {"key_antiquant_mode", "key_quant_mode"},         {"value_antiquant_mode", "value_quant_mode"},
 };
 
 }  // namespace
@@ -24,6 +45,16 @@ const Spelling& spelling_of(Interface interface) {
                                    [interface](const Spelling& s) { return s.interface == interface; });
   if (found == std::end(kSpellings)) refuse("interface", name(interface), "an inference interface");
   return *found;
+}
+
+const char* Spelling::of(const char* word) const {
+  if (interface == Interface::npu_fused_infer_attention_score_v2) {
+    for (const auto& [first, second] : kVersion2)
+      if (std::strcmp(word, first) == 0) return second;
+  }
+  // These interfaces have the stacked scales alone.
+  if (one_row() && std::strcmp(word, "key_antiquant_scale") == 0) return "antiquant_scale";
+  return word;
 }
 
 void Spelling::refuse_dtype(const char* argument, const Array& given, const std::string& allowed) const {

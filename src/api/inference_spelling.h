@@ -14,8 +14,15 @@ struct Spelling {
   // told apart. Elsewhere every size and dtype that this library computes is accepted (rulings 10 to 12) and
   // every refusal is a value.
   bool mindspore;
+  bool decodes;  // keys and values may be stored in pages, in int8, behind a prefix: StoredKeys
   const char *num_heads, *num_key_value_heads, *scale, *atten_mask, *actual_seq_lengths,
       *actual_seq_lengths_kv, *deq_scale1, *quant_scale1, *deq_scale2, *quant_scale2, *quant_offset2;
+
+  // A word of StoredKeys as this interface spells it.
+  const char* of(const char* word) const;
+  bool one_row() const {  // the interfaces whose query has one row
+    return interface == Interface::incre_flash_attention || interface == Interface::npu_incre_flash_attention;
+  }
 
   [[noreturn]] void refuse_dtype(const char* argument, const Array& given, const std::string& allowed) const;
   [[noreturn]] void refuse_form(const char* argument, const std::string& given,

@@ -15,7 +15,8 @@ bool is_floating(Element element) {
 
 Layout layout_of(const std::string& letters) {
   const std::optional<Layout> layout = parse_layout(letters);
-  if (!layout) refuse("input_layout", quoted(letters), "BSH, SBH, BSND, BNSD or TND");
+  if (!layout || *layout == Layout::ntd || *layout == Layout::nbsd)
+    refuse("input_layout", quoted(letters), "BSH, SBH, BSND, BNSD or TND");
   return *layout;
 }
 

@@ -15,10 +15,18 @@
 namespace fusion_attention {
 namespace {
 
-constexpr std::array kNames = {"npu_fusion_attention",      "mindspeed",
-                               "ascend_flash_attention",    "npu_flash_attention",
-                               "npu_ring_attention_update", "flash_attention_cell",
-                               "prompt_flash_attention",    "npu_prompt_flash_attention"};
+constexpr std::array kNames = {"npu_fusion_attention",
+                               "mindspeed",
+                               "ascend_flash_attention",
+                               "npu_flash_attention",
+                               "npu_ring_attention_update",
+                               "flash_attention_cell",
+                               "prompt_flash_attention",
+                               "npu_prompt_flash_attention",
+                               "incre_flash_attention",
+                               "npu_incre_flash_attention",
+                               "npu_fused_infer_attention_score",
+                               "npu_fused_infer_attention_score_v2"};
 
 template <class Row>
 void add_rows(std::span<const Row> table, std::vector<DocumentedLimit>& rows) {
@@ -47,6 +55,7 @@ std::vector<DocumentedLimit> documented_limits() {
   std::vector<DocumentedLimit> rows;
   add_rows(limits(), rows);
   add_rows(inference_limits(), rows);
+  add_rows(decode_limits(), rows);
   return rows;
 }
 

@@ -11,12 +11,14 @@ struct Description {
   int batch, head, row, channel;  // the axis of each; -1: this layout has none of its own
 };
 
-constexpr std::array<Description, 5> kLayouts = {{
+constexpr std::array<Description, 7> kLayouts = {{
     {"BSH", 3, 0, -1, 1, 2},
     {"SBH", 3, 1, -1, 0, 2},
     {"BSND", 4, 0, 2, 1, 3},
     {"BNSD", 4, 0, 1, 2, 3},
     {"TND", 3, -1, 1, 0, 2},
+    {"NTD", 3, -1, 0, 1, 2},
+    {"NBSD", 4, 1, 0, 2, 3},
 }};
 
 const Description& describe(Layout layout) {
@@ -30,19 +32,6 @@ bool same_letters(std::string_view a, std::string_view b) {
     if (upper != b[i]) return false;
   }
   return true;
-}
-
-Dtype dtype_of(Element element) {
-  switch (element) {
-    case Element::float16:
-      return Dtype::float16;
-    case Element::bfloat16:
-      return Dtype::bfloat16;
-    case Element::int8:
-      return Dtype::int8;
-    default:
-      return Dtype::float32;
-  }
 }
 
 }  // namespace
@@ -74,6 +63,19 @@ std::vector<std::int64_t> shape_of(Layout layout, std::int64_t batches, std::int
   put(axes.row, rows);
   put(axes.channel, axes.head < 0 ? heads * channels : channels);
   return shape;
+}
+
+Dtype dtype_of(Element element) {
+  switch (element) {
+    case Element::float16:
+      return Dtype::float16;
+    case Element::bfloat16:
+      return Dtype::bfloat16;
+    case Element::int8:
+      return Dtype::int8;
+    default:
+      return Dtype::float32;
+  }
 }
 
 TensorView view_of(const Array& array, Layout layout, std::int64_t heads) {

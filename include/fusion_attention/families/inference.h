@@ -1,4 +1,5 @@
-// The inference operators: prompt_flash_attention of MindSpore and torch_npu. Their words are read once,
+// The inference operators: prompt_flash_attention and incre_flash_attention of MindSpore and torch_npu,
+// npu_fused_infer_attention_score and its version 2. Their words are read once,
 // checked once, turned into a Problem; how an interface spells them and what its own document refuses follows
 // from `interface`.
 //
@@ -17,6 +18,7 @@
 #include <vector>
 
 #include "fusion_attention/families/array.h"
+#include "fusion_attention/families/stored_keys.h"
 #include "fusion_attention/families/strict.h"
 #include "fusion_attention/problem.h"
 
@@ -30,11 +32,12 @@ struct InferenceOptions {
   Interface interface = Interface::npu_prompt_flash_attention;
   std::int64_t num_heads = 1;            // N of query
   std::int64_t num_key_value_heads = 0;  // 0: as many; else a divisor of N
-  std::string input_layout = "BSH";      // BSH, BNSD, BSND, BNSD_BSND, TND, in either case
-  double scale = 1.0;                    // any finite number
+  // BSH, BNSD, BSND, BNSD_BSND, TND, in either case; fused infer: NTD and more outputs, too.
+  std::string input_layout = "BSH";
+  double scale = 1.0;  // any finite number
 
   Array atten_mask;              // bool, uint8, int8 or float16, non-zero hides
-  std::int64_t sparse_mode = 0;  // 0 … 4; all but 0 need a mask
+  std::int64_t sparse_mode = 0;  // 0 … 4, fused infer 9 (a tree), too; all but 0 need a mask
   std::int64_t pre_tokens = kAllTokens;
   std::int64_t next_tokens = 0;
 
@@ -46,6 +49,9 @@ struct InferenceOptions {
   // int8 operands: the first three, of one element. An int8 output: quant_scale2, of one element or N·Dv.
   Array deq_scale1, quant_scale1, deq_scale2;
   Array quant_scale2, quant_offset2;
+
+  StoredKeys stored;     // of the interfaces that decode
+  Array learnable_sink;  // [N], any floating type
 
   Array padding_mask;              // must be absent, as documented
   std::int64_t inner_precise = 1;  // float16: 1 and 3 round Q·Kᵀ to float16 once

@@ -13,14 +13,18 @@
 namespace fusion_attention {
 
 enum class Interface : std::uint8_t {
-  npu_fusion_attention,        // torch_npu, versions 1 to 3 and their gradients
-  mindspeed,                   // mindspeed.ops.fusion_attention_v2 and its gradient
-  ascend_flash_attention,      // ascendspeed.te.ops
-  npu_flash_attention,         // ascendspeed.ops, its gradient and FlashAttention
-  npu_ring_attention_update,   // mindspeed.ops and torch_npu
-  flash_attention_cell,        // acctransformer
-  prompt_flash_attention,      // mindspore.ops
-  npu_prompt_flash_attention,  // torch_npu
+  npu_fusion_attention,                // torch_npu, versions 1 to 3 and their gradients
+  mindspeed,                           // mindspeed.ops.fusion_attention_v2 and its gradient
+  ascend_flash_attention,              // ascendspeed.te.ops
+  npu_flash_attention,                 // ascendspeed.ops, its gradient and FlashAttention
+  npu_ring_attention_update,           // mindspeed.ops and torch_npu
+  flash_attention_cell,                // acctransformer
+  prompt_flash_attention,              // mindspore.ops
+  npu_prompt_flash_attention,          // torch_npu
+  incre_flash_attention,               // mindspore.ops
+  npu_incre_flash_attention,           // torch_npu
+  npu_fused_infer_attention_score,     // torch_npu
+  npu_fused_infer_attention_score_v2,  // torch_npu
 };
 
 const char* name(Interface interface);                           // "npu_fusion_attention"

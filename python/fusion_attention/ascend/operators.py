@@ -13,6 +13,8 @@ import torch
 
 from fusion_attention.ascend import elementwise, fused_attention_score, ring
 from fusion_attention.ascend.patches import Patches
+from fusion_attention.inference.decode import FUSED, FUSED_V2, NPU_INCRE
+from fusion_attention.inference.define import caller_schema
 
 _QKV = "Tensor query, Tensor key, Tensor value"
 _MASKS = "Tensor? pse=None, Tensor? padding_mask=None, Tensor? atten_mask=None"
@@ -99,6 +101,7 @@ SCHEMAS = {
     "Tensor? quant_offset2=None, int num_heads=1, float scale_value=1.0, int pre_tokens=2147483647, "
     'int next_tokens=0, str input_layout="BSH", int num_key_value_heads=0, '
     "int[]? actual_seq_lengths_kv=None, int sparse_mode=0) -> Tensor",
+    **{function.name: caller_schema(function) for function in (NPU_INCRE, FUSED, FUSED_V2)},
     "npu_geglu": "(Tensor self, int dim=-1, int approximate=1, bool activate_left=False) -> (Tensor, Tensor)",
     "npu_rms_norm": "(Tensor self, Tensor gamma, float epsilon=1e-06) -> (Tensor, Tensor)",
 }

@@ -27,7 +27,7 @@ def docstring(function: Function, tensor: str) -> str:
     lines = [f"{function.says}.", "", NOTATION, "", "Args:"]
     for name, argument, _ in function.parameters():
         kind = {"tensor": tensor, "ints": f"list of int or {tensor}"}.get(argument.kind)
-        kind = kind or SCALARS[argument.kind]
+        kind = kind or SCALARS.get(argument.kind, "reserved")
         kind += f" of {argument.dtypes}" if argument.dtypes else ""
         default = "" if argument.default is REQUIRED else f", default {argument.default!r}"
         text = f"{name} ({kind}{default}): {argument.says}. [{argument.source}]"
@@ -59,6 +59,9 @@ def _body(function: Function) -> list[str]:
             checks.append(f"    if {absent}not isinstance({name}, Tensor): refuse_tensor({name!r}, {name})")
             if absent:
                 words.append(f"    if {name} is not None: {word}")
+        elif argument.kind == "unused":
+            given = f"{name} is not None" if argument.default is None else f"{name} != {argument.default!r}"
+            checks.append(f"    if {given}: refuse_given({name!r}, {name}, {argument.default!r})")
         elif argument.kind == "ints":
             words.append(f"    if {name} is not None: words[{argument.name!r}] = as_ints({name!r}, {name})")
         else:
@@ -90,12 +93,16 @@ def define(
             raise RuntimeError(f"{name}: got None, allowed is a {tensor_name}")
         _check.refuse_type(name, given, f"a {tensor_name}")
 
+    def refuse_given(name: str, given: Any, allowed: Any) -> None:
+        raise RuntimeError(f"{name}: got {type(given).__name__}, allowed is {allowed}: it is reserved")
+
     namespace: dict[str, Any] = {
+        "refuse_given": refuse_given,
         "implementation": implementation,
         "Tensor": tensor,
         "as_ints": as_ints,
         "refuse_tensor": refuse_tensor,
-        **{f"as_{kind}": getattr(checks, f"as_{kind}") for kind in ("int", "float", "str")},
+        **{f"as_{kind}": getattr(checks, f"as_{kind}") for kind in ("int", "float", "str", "bool")},
     }
     filename = f"<fusion_attention: {module}.{function.name}>"
     exec(compile(source, filename, "exec"), namespace)  # as namedtuple and dataclass do
@@ -107,19 +114,51 @@ def define(
 
 
 def torch_schema(function: Function) -> str:
-    """The arguments and the result as a torch operator, by canonical names."""
-    rows = [argument for _, argument, _ in function.parameters()]
+    """The arguments and the results as a torch operator, by canonical names."""
+    rows = [argument for _, argument, _ in function.parameters() if argument.kind != "unused"]
     operands = ", ".join(map(schema_argument, rows[:OPERANDS]))
     rest = ", ".join(map(schema_argument, rows[OPERANDS:]))
-    return f"({operands}, *, {rest}) -> Tensor attention_out"
+    return f"({operands}, *, {rest}) -> ({', '.join(f'Tensor {name}' for name in function.results)})"
 
 
-def output_shape(query: Sequence[Any], value: Sequence[Any], words: dict[str, Any]) -> list[Any]:
-    """From the shapes of a legal call, in arithmetic that also works on symbolic sizes."""
-    heads, layout = words["num_heads"], words["input_layout"].upper()
-    if layout == "BSH":
-        return [*query[:2], heads * (value[2] // (words["num_key_value_heads"] or heads))]
-    out = [*query[:-1], value[-1]]
-    if layout == "BNSD_BSND":
-        out[1], out[2] = out[2], out[1]
-    return out
+_CALLER_TYPES = {"symint": "int", "ints": "SymInt[]?"}
+
+
+def caller_schema(function: Function) -> str:
+    """The arguments and results as torch_npu's own operator has them."""
+    parts, keyword_only = [], False
+    for name, argument, only in function.parameters():
+        if only and not keyword_only:
+            parts.append("*")
+            keyword_only = True
+        kind = _CALLER_TYPES.get(argument.kind, argument.kind)
+        if argument.kind in ("tensor", "unused"):
+            kind = "Tensor"
+        if argument.kind == "unused" and name.endswith(("_dtype", "_mode")):
+            kind = "int"
+        optional = "?" if argument.default is None and not kind.endswith("?") else ""
+        default = "" if argument.default is REQUIRED else f"={argument.default!r}".replace("'", '"')
+        parts.append(f"{kind}{optional} {name}{default}")
+    results = ", ".join("Tensor" for _ in function.results)
+    return f"({', '.join(parts)}) -> ({results})"
+
+
+def result_shapes(
+    query: Sequence[Any], value: Sequence[Any], words: dict[str, Any], packed_by: int = 1
+) -> tuple[list[Any], list[Any]]:
+    """Of attention_out and softmax_lse, from the shapes of a legal call, in arithmetic that also works on
+    symbolic sizes. packed_by: the numbers in an element of value.
+    """
+    heads = words["num_heads"]
+    kv_heads = words["num_key_value_heads"] or heads
+    layout, _, output = words["input_layout"].upper().partition("_")
+    merged = len(value) == 3 if words.get("block_table") is not None else layout == "BSH"
+    depth = value[-1] * packed_by // (kv_heads if merged else 1)
+    if layout in ("TND", "NTD"):
+        tokens = query[layout.index("T")]
+        sizes, lse = {"T": tokens, "N": heads, "D": depth}, [tokens, heads, 1]
+    else:
+        batches, rows = query[0], query[layout.index("S")]
+        sizes = {"B": batches, "S": rows, "N": heads, "D": depth, "H": heads * depth}
+        lse = [batches, heads, rows, 1]
+    return [sizes[axis] for axis in output or layout], lse

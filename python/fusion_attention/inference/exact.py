@@ -23,7 +23,7 @@ def as_float(name: str, value: Any) -> float:
     return _check.as_float(name, value)
 
 
-as_str = _check.as_str
+as_str, as_bool = _check.as_str, _check.as_bool
 
 
 def as_ints(name: str, values: Any) -> list[int]:

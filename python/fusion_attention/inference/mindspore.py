@@ -18,6 +18,7 @@ from fusion_attention import _core, _strict
 from fusion_attention._elements import ELEMENTS, OTHER
 from fusion_attention.inference import exact
 from fusion_attention.inference import numpy as front
+from fusion_attention.inference.decode import INCRE
 from fusion_attention.inference.define import define
 from fusion_attention.inference.table import BY_NAME, PROMPT
 
@@ -194,5 +195,25 @@ def _described(x: Any) -> Any:
     return x
 
 
+def _eager_incre(query: Tensor, key: Tensor, value: Tensor, words: dict[str, Any]) -> Tensor:
+    views = {name: _view(word) for name, word in words.items()}
+    return Tensor.from_numpy(front.attend(INCRE, _view(query), _view(key), _view(value), views))
+
+
+_call_incre = define(
+    INCRE, _eager_incre, tensor=Tensor, tensor_name="MindSpore tensor", as_ints=_as_ints, module=__name__
+)
+
+
+def incre_flash_attention(*args: Any, **kwargs: Any) -> Any:
+    query = args[0] if args else kwargs.get("query")
+    if isinstance(query, Tensor):
+        return _call_incre(*args, **kwargs)
+    from fusion_attention import mindspore
+
+    return mindspore._front(query).incre_flash_attention(*args, **kwargs)
+
+
+incre_flash_attention.__doc__ = f"{_call_incre.__doc__}\n\nOn MindSpore tensors in PyNative mode alone."
 prompt_flash_attention = _PromptFlashAttention()
 prompt_flash_attention.__doc__ = _call.__doc__

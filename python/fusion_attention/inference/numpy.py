@@ -10,8 +10,9 @@ import numpy as np
 from fusion_attention import _check, _core, _strict
 from fusion_attention._elements import ELEMENTS, OTHER
 from fusion_attention.inference import exact
+from fusion_attention.inference.decode import FUSED, FUSED_V2, INCRE, NPU_INCRE
 from fusion_attention.inference.define import define
-from fusion_attention.inference.table import BY_NAME, NPU_PROMPT, PROMPT, Function
+from fusion_attention.inference.table import NPU_PROMPT, PROMPT, Function
 from fusion_attention.numpy import _plain
 
 if TYPE_CHECKING:
@@ -30,22 +31,24 @@ def _array(array: _NDArray) -> tuple[int, int, tuple[int, ...], tuple[int, ...]]
 _DTYPES = {ELEMENTS["int8"]: np.dtype(np.int8), ELEMENTS["float16"]: np.dtype(np.float16)}
 
 
-def attend(function: Function, query: Any, key: Any, value: Any, words: dict[str, Any]) -> _NDArray:
-    """One call with its words by canonical name, types checked."""
+def attend(function: Function, query: Any, key: Any, value: Any, words: dict[str, Any]) -> Any:
+    """One call with its words by canonical name, types checked: the output, or a tuple with softmax_lse."""
+    asks_lse = words.pop("softmax_lse_flag", False)
     arrays = {name: _plain(x) for name, x in (("query", query), ("key", key), ("value", value))}
-    arrays |= {name: _plain(x) for name, x in words.items() if BY_NAME[name].kind == "tensor"}
+    arrays |= {name: _plain(x) for name, x in words.items() if function.rows[name].kind == "tensor"}
     given = {name: _array(x) for name, x in arrays.items()}
     q, k, v = (given.pop(name) for name in ("query", "key", "value"))
     call = _core.InferenceAttention(function.interface, q, k, v, words | given, _strict.chosen())
     out: _NDArray = np.empty(call.output_shape, _DTYPES.get(call.output_element, query.dtype))
-    call.forward(out.ctypes.data, 0)
+    lse = np.empty(call.lse_shape if asks_lse else 0, np.float32)
+    call.forward(out.ctypes.data, lse.ctypes.data if asks_lse else 0)
     for note in call.notes():
         warnings.warn(note, stacklevel=4)
-    return out
+    return out if len(function.results) == 1 else (out, lse)
 
 
 def _public(function: Function) -> Any:
-    def implementation(query: Any, key: Any, value: Any, words: dict[str, Any]) -> _NDArray:
+    def implementation(query: Any, key: Any, value: Any, words: dict[str, Any]) -> Any:
         return attend(function, query, key, value, words)
 
     return define(
@@ -60,3 +63,7 @@ def _public(function: Function) -> Any:
 
 prompt_flash_attention: signatures.PromptFlashAttention[_NDArray] = _public(PROMPT)
 npu_prompt_flash_attention: signatures.NpuPromptFlashAttention[_NDArray] = _public(NPU_PROMPT)
+incre_flash_attention = _public(INCRE)
+npu_incre_flash_attention = _public(NPU_INCRE)
+npu_fused_infer_attention_score = _public(FUSED)
+npu_fused_infer_attention_score_v2 = _public(FUSED_V2)

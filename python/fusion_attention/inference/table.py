@@ -139,6 +139,8 @@ OPERANDS: Final = 3  # query, key, value
 RESULTS = {
     "attention_out": "the output, contiguous, in query's shape with value's D. Its dtype is query's; float16 "
     "of int8 operands; int8 with quant_scale2",
+    "softmax_lse": "float32 [B, N, Sq, 1], packed [T, N, 1]: ln Σ exp(score) with the sink, +inf for a row "
+    "that sees nothing; of shape [0] where it is not asked for",
 }
 
 
@@ -151,9 +153,10 @@ class Function:
     says: str
     positional: str  # names in the caller's spelling
     keywords: str = ""  # keyword-only ones
-    results: tuple[str, ...] = ("attention_out",)
+    results: tuple[str, ...] = ("attention_out",)  # or softmax_lse, too
     spellings: Mapping[str, str] = field(default_factory=dict)  # the caller's name: the canonical one
     changes: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)  # of a row, by canonical name
+    rows: Mapping[str, Argument] = field(default_factory=lambda: BY_NAME)  # by canonical name
     # MindSpore's document: bool is no int, TypeError for every wrong type, ValueError for a wrong form.
     mindspore: bool = False
 
@@ -163,7 +166,7 @@ class Function:
             for name in names.split():
                 canonical = self.spellings.get(name, name)
                 changes = self.changes.get(canonical, {})
-                yield name, replace(BY_NAME[canonical], **changes), keyword_only
+                yield name, replace(self.rows[canonical], **changes), keyword_only
 
 
 _SCALES = "deq_scale1 quant_scale1 deq_scale2 quant_scale2 quant_offset2"

@@ -15,8 +15,10 @@ from torch import Tensor
 
 from fusion_attention import _core, _strict
 from fusion_attention._elements import ELEMENTS
+from fusion_attention._table import REQUIRED
 from fusion_attention.inference import exact
-from fusion_attention.inference.define import define, output_shape, torch_schema
+from fusion_attention.inference.decode import FUSED, FUSED_V2, INCRE, NPU_INCRE
+from fusion_attention.inference.define import define, result_shapes, torch_schema
 from fusion_attention.inference.table import NPU_PROMPT, PROMPT, Function
 from fusion_attention.torch import _array, _as_lengths, _ends, _integers
 
@@ -41,32 +43,51 @@ def _given(words: dict[str, Any], array: Callable[[str, Tensor | None], Any] = _
     }
 
 
-def _kernel(function: Function) -> Callable[..., Tensor]:
-    def attend(query: Tensor, key: Tensor, value: Tensor, **words: Any) -> Tensor:
+def _kernel(function: Function) -> Callable[..., Any]:
+    # torch leaves out what is at its default; C++ has defaults of its own.
+    defaults = {
+        row.name: row.default
+        for _, row, _ in function.parameters()
+        if row.kind != "unused" and row.default not in (None, REQUIRED)
+    }
+
+    def attend(query: Tensor, key: Tensor, value: Tensor, **given: Any) -> Any:
+        words = defaults | given
+        asks_lse = words.pop("softmax_lse_flag", False)
         q, k, v = _array("query", query), _array("key", key), _array("value", value)
         call = _core.InferenceAttention(function.interface, q, k, v, _given(words), _strict.chosen())
         out = torch.empty(*call.output_shape, dtype=_DTYPES.get(call.output_element, query.dtype))
-        call.forward(out.data_ptr(), 0)
+        lse = torch.empty(call.lse_shape if asks_lse else (0,))
+        call.forward(out.data_ptr(), lse.data_ptr() if asks_lse else 0)
         for note in call.notes():
             warnings.warn(note, stacklevel=2)
-        return out
+        return out if len(function.results) == 1 else (out, lse)
 
     return attend
 
 
-def _fake(query: Tensor, key: Tensor, value: Tensor, **words: Any) -> Tensor:
-    dtype = torch.float16 if query.dtype == torch.int8 else query.dtype
-    if words.get("quant_scale2") is not None:
-        dtype = torch.int8
+def _fake(function: Function) -> Callable[..., Any]:
     defaults = {"num_heads": 1, "num_key_value_heads": 0, "input_layout": "BSH"}
-    return query.new_empty(output_shape(query.shape, value.shape, defaults | words), dtype=dtype)
+
+    def attend(query: Tensor, key: Tensor, value: Tensor, **words: Any) -> Any:
+        dtype = torch.float16 if query.dtype == torch.int8 else query.dtype
+        if words.get("quant_scale2") is not None:
+            dtype = torch.int8
+        packed_by = 8 if value.dtype == torch.int32 else 1
+        out, lse = result_shapes(query.shape, value.shape, defaults | words, packed_by)
+        result = query.new_empty(out, dtype=dtype)
+        if len(function.results) == 1:
+            return result
+        return result, query.new_empty(lse if words.get("softmax_lse_flag") else 0, dtype=torch.float32)
+
+    return attend
 
 
 def _operator(function: Function) -> Any:
     tags = (torch.Tag.pt2_compliant_tag, torch.Tag.flexible_layout)
     _library.define(function.name + torch_schema(function), tags=tags)
     _library.impl(function.name, _kernel(function), "CompositeExplicitAutograd")
-    torch.library.register_fake(f"fusion_attention::{function.name}", _fake, lib=_library)
+    torch.library.register_fake(f"fusion_attention::{function.name}", _fake(function), lib=_library)
     return getattr(torch.ops.fusion_attention, function.name).default
 
 
@@ -82,12 +103,14 @@ def _exact_lengths(name: str, value: Any) -> Any:
 def _public(function: Function) -> Any:
     operator = _operator(function)
 
-    def implementation(query: Tensor, key: Tensor, value: Tensor, words: dict[str, Any]) -> Tensor:
+    def implementation(query: Tensor, key: Tensor, value: Tensor, words: dict[str, Any]) -> Any:
         for name in _LISTS:
             if name in words:
                 words[name] = _ends(words[name])
-        out: Tensor = operator(query, key, value, **words)
-        return out
+        prefix = words.get("actual_shared_prefix_len")
+        if isinstance(prefix, Tensor):
+            words["actual_shared_prefix_len"] = _integers("actual_shared_prefix_len", prefix)
+        return operator(query, key, value, **words)
 
     return define(
         function,
@@ -101,3 +124,7 @@ def _public(function: Function) -> Any:
 
 prompt_flash_attention: signatures.PromptFlashAttention[Tensor] = _public(PROMPT)
 npu_prompt_flash_attention: signatures.NpuPromptFlashAttention[Tensor] = _public(NPU_PROMPT)
+incre_flash_attention = _public(INCRE)
+npu_incre_flash_attention = _public(NPU_INCRE)
+npu_fused_infer_attention_score = _public(FUSED)
+npu_fused_infer_attention_score_v2 = _public(FUSED_V2)

@@ -4,7 +4,12 @@ import torch
 from fusion_attention.ascend.elementwise import npu_geglu, npu_rms_norm
 from fusion_attention.ascend.fused_attention_score import npu_fused_attention_score
 from fusion_attention.ascend.ring import npu_ring_attention_update
-from fusion_attention.inference.torch import npu_prompt_flash_attention
+from fusion_attention.inference.torch import (
+    npu_fused_infer_attention_score,
+    npu_fused_infer_attention_score_v2,
+    npu_incre_flash_attention,
+    npu_prompt_flash_attention,
+)
 from fusion_attention.torch import (
     _npu_dropout_gen_mask,
     npu_dropout_gen_mask,
@@ -26,6 +31,8 @@ __all__ = [
     "npu",
     "npu_dropout_gen_mask",
     "npu_fused_attention_score",
+    "npu_fused_infer_attention_score",
+    "npu_fused_infer_attention_score_v2",
     "npu_fusion_attention",
     "npu_fusion_attention_grad",
     "npu_fusion_attention_grad_v2",
@@ -33,6 +40,7 @@ __all__ = [
     "npu_fusion_attention_v2",
     "npu_fusion_attention_v3",
     "npu_geglu",
+    "npu_incre_flash_attention",
     "npu_prompt_flash_attention",
     "npu_ring_attention_update",
     "npu_rms_norm",
