@@ -33,10 +33,12 @@ void forward_row(const Problem& p, const Sequence& s, std::int64_t before, std::
   std::vector<Seen> seen;
   const double sink = p.sink ? p.sink.data[n] : -INFINITY;
   double maximum = sink;
+  bool weighs = false;  // any value: scores of −∞ alone weigh none, not even a NaN
   for (std::int64_t j = 0; j < s.keys; ++j) {
     if (!sees(p, s, n, i, j)) continue;
     const double x = score(p, s, n, i, j);
     seen.push_back({j, x});
+    weighs |= x != -INFINITY;
     maximum = std::isnan(x) || std::isnan(maximum) ? NAN : std::fmax(maximum, x);
   }
   if (maximum == -INFINITY) return;  // nothing visible, or every score is −∞: an empty row
@@ -49,7 +51,7 @@ void forward_row(const Problem& p, const Sequence& s, std::int64_t before, std::
     weight.push_back(std::exp(one.score - maximum) / sum * kept_factor(p, s, n, i, one.key));
   for (std::int64_t c = 0; c < p.value.channels(); ++c) {
     double out = 0;
-    for (std::size_t at = 0; at < seen.size(); ++at)
+    for (std::size_t at = 0; weighs && at < seen.size(); ++at)
       out += weight[at] * read(p.value, s.batch, n / p.group(), s.key + seen[at].key, c);
     write(p.output, s.batch, n, s.row + i, c, out);
   }

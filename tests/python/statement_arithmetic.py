@@ -40,8 +40,9 @@ def exp_error(dtype: str) -> float:
 
 
 def rounded(value: np.ndarray, dtype: str) -> np.ndarray:
-    """What one rounding of the result costs: u of it, or half the spacing of the denormal halves."""
-    return unit_roundoff(dtype) * np.abs(value) + (2.0**-25 if dtype == "float16" else 0)
+    """What one rounding of the result costs: u of it, or half the spacing of the denormal halves; where the
+    other types are denormal, all of it."""
+    return unit_roundoff(dtype) * np.abs(value) + (2.0**-25 if dtype == "float16" else 2.0**-126)
 
 
 @dataclass
@@ -128,7 +129,7 @@ def forward_one(pairs: Pairs, v, sink, dtype: str):
     low = np.maximum((s - delta).max(-1, initial=-np.inf), logit - sink_delta)
     top_bound = np.maximum(high - top, top - low)
     sum_bound = total * (off + np.expm1(np.minimum(top_bound, 30)))
-    alone = empty[..., None]
+    alone = (s.max(-1, initial=-np.inf) == -np.inf)[..., None]  # scores of -inf weigh no value, not even NaN
     return (
         Answer(np.where(alone, 0, out), np.where(alone, 0, bound)),
         Answer(np.where(empty, -FLT_MAX, top), np.where(empty, 0, top_bound)),
