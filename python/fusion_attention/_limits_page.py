@@ -15,7 +15,7 @@ HEADER = """\
 
 *Written by `python -m fusion_attention._limits_page`; do not edit.*
 
-This library takes every size that fits memory (ruling 10). The hardware does not. Under strict mode a
+This library takes every size that fits memory. The hardware does not. Under strict mode a
 call that the documents of its interface do not support is refused before anything is computed:
 `RuntimeError` (the cell: `ValueError`) with the argument, what was given, the documented limit and where
 it is documented.

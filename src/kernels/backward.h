@@ -343,8 +343,7 @@ class BackwardRun {
     }
   }
 
-  // What packing left out of Q, dO and K (infinities, NaN), to the pairs that are visible and to no other
-  // (ruling 34).
+  // What packing left out of Q, dO and K (infinities, NaN), to the pairs that are visible and to no other.
   [[gnu::noinline]] void add_nonfinite(std::int64_t b, Interval blocks) {
     for (std::int64_t query = blocks.begin; query < blocks.end; ++query) {
       const Step step = step_of(b, query);
