@@ -27,6 +27,7 @@ import numpy as np
 
 FLAT = 2.0**-24
 TINY = 4 * 2.0**-126
+HEADROOM = 2.0**8  # a kernel's running reference may lie that far below the maximum
 FLT_MAX = float(np.finfo(np.float32).max)
 
 
@@ -123,7 +124,7 @@ def forward_one(pairs: Pairs, v, sink, dtype: str):
     # Both are weighted means, whatever the weights.
     largest = np.max(pairs.factor, initial=0) * np.abs(finite(v)).max(1, initial=0)[:, None]
     bound = np.minimum(bound, np.abs(out) + largest * (1 + 2 * u))
-    bound = bound + rounded(out, dtype) + keys * TINY * (1 + largest)
+    bound = bound + rounded(out, dtype) + keys * HEADROOM * TINY * (1 + largest)
 
     high = np.maximum((s + delta).max(-1, initial=-np.inf), logit + sink_delta)
     low = np.maximum((s - delta).max(-1, initial=-np.inf), logit - sink_delta)

@@ -142,7 +142,7 @@ def npu_flash_attention_grad(
     keep_prob = _check.as_float("keep_prob", keep_prob)
     if keep_prob < 1 and drop_mask is None and (seed is None or offset is None):
         raise RuntimeError(
-            f"keep_prob: got {keep_prob} without seed and offset, allowed is 1, or the forward's or its drop_mask"
+            f"keep_prob: got {keep_prob} without seed and offset, allowed is 1, or theirs or drop_mask"
         )
     layout, scale = _dense(input_layout), _check.as_float("scale_value", scale_value)
     if softmax_max is None or softmax_sum is None:
