@@ -1,5 +1,4 @@
-"""Real clients on the layer: transformers' Ascend path, diffusers' NPU backend, accelerate, Trainer, MindSpeed's
-ring attention.
+"""Real clients on the layer: transformers' Ascend path, diffusers' NPU backend, accelerate, Trainer, MindSpeed.
 
 Each script under clients/ runs in a process of its own, since clients ask once whether there is an NPU.
 """
