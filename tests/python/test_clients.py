@@ -1,4 +1,4 @@
-"""Real clients on the layer: transformers' Ascend path, diffusers' NPU backend, accelerate, Trainer, MindSpeed.
+"""Real clients on the layer: transformers, diffusers, accelerate, Trainer, MindSpeed, sentence-transformers.
 
 Each script under clients/ runs in a process of its own, since clients ask once whether there is an NPU.
 """
