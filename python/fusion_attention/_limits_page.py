@@ -29,7 +29,8 @@ it is documented.
 
 The check stands where every front has its call read, in C++: NumPy, torch eager and compiled, C++, and
 the layers, which end there too. A compiled graph is checked whenever it runs, and while it is traced if
-its sizes are numbers by then. Gradients that autograd computes are checked when they are computed.
+its sizes are numbers by then. Gradients that autograd computes are checked when they are computed. In a
+graph of MindSpore that `ms.jit` makes, the environment alone decides.
 
 `mindspeed` and the `ascendspeed` functions stand on npu_fusion_attention: its rows hold for them as well.
 Rows of their own documents are checked first; inside a compiled graph they are not.
