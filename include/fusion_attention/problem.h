@@ -88,6 +88,7 @@ Problem dense_problem(Pass pass, Dtype dtype, std::int64_t batches, std::int64_t
 // sequences are not one per batch entry, all alike; overlay(…) names the axes that a dense mask has.
 //   bias(dense,bnqk,bf16,before,last=1024)  bias(distance,n,shift=3)   its axes; a shift per sequence: 3:0:5
 //   dropout(keep=0.9,seed=5,offset=12)      dropout(keep=0.9,bits)     sink
+//   halves (half_scores)                    scaled(1)  scaled(512,offset)  output_scaling: numbers of each
 // parse(text(p)) describes the same work with contiguous views and null data; bias and dropout lie on natural
 // planes (one array over the tensors, or one block per packed sequence).
 std::string text(const Problem& problem);

@@ -264,12 +264,41 @@ _TYPE = _table.PLACE["pse_type"] + 1
 _Three = tuple[Tensor, Tensor, Tensor]
 
 
+_modes = torch._C._len_torch_dispatch_stack
+_function_modes = torch._C._len_torch_function_stack
+_transform = torch._C._functorch.peek_interpreter_stack
+_trace = torch._C._get_tracing_state
+_profiles = torch._C._autograd._profiler_enabled
+_ORDINARY = frozenset((Tensor, torch.nn.Parameter))
+
+
+def _is_direct(words: tuple[Any, ...]) -> bool:
+    """Whether the dispatcher would hand these to our kernel as they are: ordinary tensors, and no mode,
+    transform, trace or profiler. It takes longer on the way than a small problem does."""
+    if torch.compiler.is_compiling() or _modes() or _function_modes():
+        return False
+    if _transform() is not None or _trace() is not None or _profiles():
+        return False
+    for word in words:
+        if not isinstance(word, Tensor):
+            continue
+        if type(word) not in _ORDINARY or word.is_neg() or word._is_zerotensor():
+            return False
+    return True
+
+
+def _infer(*words: Any) -> _Three:
+    """The operator `inference`, by the shortest way."""
+    result: _Three = _forward_kernel(*words) if _is_direct(words) else _inference(*words)
+    return result
+
+
 class _Attention(torch.autograd.Function):
     """`register_autograd` would do, if it did not spend 10 µs on each argument of the schema."""
 
     @staticmethod
     def forward(ctx: Any, *words: Any) -> _Three:
-        output: _Three = _inference(*words)
+        output = _infer(*words)
         ctx.mark_non_differentiable(output[1], output[2])
         ctx.set_materialize_grads(False)
         ctx.save_for_backward(*output, *(word for word in words if isinstance(word, Tensor)))
@@ -291,7 +320,9 @@ class _Attention(torch.autograd.Function):
         if _PSE in places and not needed[_PSE]:
             places.remove(_PSE)
         saved = dy, top, total, out
-        gradients = _backward(*words[:_OPERANDS], *saved, *words[_OPERANDS:], pse_gradient=_PSE in places)
+        ordered = (*words[:_OPERANDS], *saved, *words[_OPERANDS:])
+        backward = _backward_kernel if _is_direct(ordered) and not torch.is_grad_enabled() else _backward
+        gradients = backward(*ordered, pse_gradient=_PSE in places)
         results: list[Tensor | None] = [None] * len(words)
         for place, gradient in zip((*range(_OPERANDS), *places), gradients):
             results[place] = gradient if needed[place] else None
@@ -404,7 +435,7 @@ def _implementation(function: _table.Function) -> Callable[..., tuple[Any, ...]]
                     seed, offset = draw_numbers()
                 words = (*words, _seed_tensor("seed", seed), _seed_tensor("offset", offset))
         if not _differentiable(*words):
-            out, top, total = _inference(*words)
+            out, top, total = _infer(*words)
         elif torch.compiler.is_compiling():
             out, top, total = _forward(*words)
         else:  # what `_forward` comes to, without its two detours through Python

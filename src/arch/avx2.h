@@ -104,6 +104,7 @@ struct Avx2 {
 
   FA_INLINE static vec truncate_bf16(vec a) { return {truncate_half(a.lo), truncate_half(a.hi)}; }
   FA_INLINE static vec round_bf16(vec a) { return {upper(rounded_bf16(a.lo)), upper(rounded_bf16(a.hi))}; }
+  FA_INLINE static vec round_fp16(vec a) { return widen_f16(narrow_f16(a)); }
   FA_INLINE static vec interleave(vec lo, vec hi) {
     return {interleave_half(lo.lo, hi.lo), interleave_half(lo.hi, hi.hi)};
   }

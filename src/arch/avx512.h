@@ -152,6 +152,7 @@ struct Avx512 {
     const __m512i upper = _mm512_set1_epi32(static_cast<int>(0xffff0000u));
     return _mm512_castsi512_ps(_mm512_and_si512(rounded_bf16(a), upper));
   }
+  FA_INLINE static vec round_fp16(vec a) { return _mm512_cvtph_ps(narrow_f16(a)); }
   FA_INLINE static vec interleave(vec lo, vec hi) {
     constexpr __mmask32 kUpper = 0xaaaaaaaau;
     const __m512i low = _mm512_srli_epi32(_mm512_castps_si512(lo), 16);

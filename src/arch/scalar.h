@@ -145,6 +145,9 @@ struct Scalar {
   FA_INLINE static vec round_bf16(vec a) {
     return each([&](int i) { return to_float(from_float<bf16>(a.lane[i])); });
   }
+  FA_INLINE static vec round_fp16(vec a) {
+    return each([&](int i) { return to_float(from_float<f16>(a.lane[i])); });
+  }
   FA_INLINE static vec interleave(vec lo, vec hi) {
     return each([&](int i) {
       const std::uint32_t l = std::bit_cast<std::uint32_t>(lo.lane[i]),

@@ -93,6 +93,8 @@ concept InPieces = requires(Hook& hook) { hook.start(0).piece(0); };
 //   reduce_max(vec) reduce_add(vec) -> float    fixed order
 //   transpose(vec (&)[16])                      16 × 16 of 32-bit units, bit exact
 //   truncate_bf16(vec) round_bf16(vec)          to a bf16 value, still held as float; truncation keeps NaN
+//   round_fp16(vec)                             to the nearest half, ties to even, still held as float; past
+//                                               65504 to infinity, denormal halves kept under FloatMode
 //   interleave(lo, hi)                          units {bf16(lo), bf16(hi)} by truncation: B of two rows
 //   store_pairs(void*, a, b)                    32 consecutive bf16, rounded to nearest even: A
 //   block<Format, Accumulate, Columns>(Operands, float* c, hook)      Columns = 1 or 2 halves

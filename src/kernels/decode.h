@@ -154,8 +154,10 @@ class DecodeRun {
                                              .scale = shape_.scale * kLog2E,
                                              .begin = 0,
                                              .index = 0,
-                                             .columns = at_.columns};
-    for (int r = 0; r < rows(); ++r) part ? step.general()(r) : step.plain()(r);
+                                             .columns = at_.columns,
+                                             .half_scores = shape_.half_scores};
+    for (int r = 0; r < rows(); ++r)
+      part ? step.general()(r) : shape_.half_scores ? step.halves()(r) : step.plain()(r);
     return part;
   }
 

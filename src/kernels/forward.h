@@ -15,6 +15,7 @@
 #pragma once
 
 #include <new>
+#include <type_traits>
 
 #include "kernels/partial.h"
 #include "kernels/rate.h"
@@ -197,11 +198,9 @@ class ForwardRun {
       Arch::template block<Format, false, 2>(qk, s, arch::NoHook{});
     } else {
       const auto step = softmax_of_pending();
-      if (pending_.general) {
-        Arch::template block<Format, false, 2>(qk, s, step.general());
-      } else {
-        Arch::template block<Format, false, 2>(qk, s, step.plain());
-      }
+      with_hook(step, [&](auto hook) __attribute__((always_inline)) {
+        Arch::template block<Format, false, 2>(qk, s, hook);
+      });
       if (pending_.last) weigh_values();
     }
     pending_ = next;
@@ -211,9 +210,19 @@ class ForwardRun {
   void drain() {
     if (pending_.block < 0) return;
     const auto step = softmax_of_pending();
-    for (int row = 0; row < kBlock; ++row) pending_.general ? step.general()(row) : step.plain()(row);
+    with_hook(step, [](auto hook) {
+      for (int row = 0; row < kBlock; ++row) hook(row);
+    });
     weigh_values();
     pending_.block = -1;
+  }
+
+  template <class Use>
+  FA_INLINE void with_hook(const SoftmaxStep<Arch, Format>& step, const Use& use) const {
+    if (pending_.general) return use(step.general());
+    if constexpr (std::is_same_v<T, f16>)
+      if (shape_.half_scores) return use(step.halves());
+    use(step.plain());
   }
 
   SoftmaxStep<Arch, Format> softmax_of_pending() const {
@@ -238,6 +247,7 @@ class ForwardRun {
             .begin = pending_.begin,
             .index = pending_.index,
             .columns = at_.columns,
+            .half_scores = shape_.half_scores,
             .bias = biased ? bias : nullptr,
             .kept = pending_.kept};
   }

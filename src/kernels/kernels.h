@@ -81,12 +81,21 @@ struct Shape {
   BiasPlane bias;
   DropoutPlane dropout;
   const float* sink = nullptr;  // one per query head; null: none
+  bool half_scores = false;     // Q·Kᵀ is rounded to fp16, saturating, before the scale
+};
+
+// What makes an int8 output of fp16 results: Q of integer.h with numbers at n*head + channel*step.
+struct OutputScale {
+  const float* scale = nullptr;  // null: the output is not int8
+  const float* offset = nullptr;
+  std::int64_t head = 0, step = 0;
 };
 
 struct ForwardArgs {
   Shape shape;
   Operand query, key, value, output;
   StatisticsPlane statistics;
+  OutputScale output_scale;
   Blocking blocking;
 };
 

@@ -1,9 +1,12 @@
 // What one split over keys leaves behind, and how the splits of a row become its answer.
 #pragma once
 
+#include <cstring>
+
 #include "arch/tile.h"
 #include "base/half.h"
 #include "base/inline.h"
+#include "kernels/quantise.h"
 #include "kernels/softmax.h"
 
 namespace fusion_attention::kernels {
@@ -24,6 +27,26 @@ FA_INLINE float sink_of(const Shape& shape, std::int64_t head) {
   return shape.sink ? shape.sink[head] : -kInfinity;
 }
 
+// Up to sixteen numbers of a row of the output, from channel c on: as T, or quantised.
+template <class Arch, class T>
+FA_INLINE void store_output(const ForwardArgs& a, std::int64_t head, std::int64_t row, std::int64_t c,
+                            typename Arch::vec x) {
+  std::byte* to = a.output.data + head * a.output.head + row * a.output.row;
+  const std::int64_t left = a.shape.value_depth - c;
+  if (a.output_scale.scale) {
+    store_quantised<Arch>(a.output_scale, head, c, x, reinterpret_cast<std::int8_t*>(to) + c,
+                          static_cast<int>(lesser(left, kLanes)));
+  } else {
+    store_some<Arch>(reinterpret_cast<T*>(to) + c, x, left);
+  }
+}
+
+// A row that saw nothing: 0, of whatever type.
+FA_INLINE void clear_output(const ForwardArgs& a, std::int64_t head, std::int64_t row, std::size_t size) {
+  std::memset(a.output.data + head * a.output.head + row * a.output.row, 0,
+              static_cast<std::size_t>(a.shape.value_depth) * (a.output_scale.scale ? 1 : size));
+}
+
 // O / l of one row, its lanes beginning at `o` in the C blocks of O, and its statistics; or, of one split
 // over keys, the record that merge_partials takes.
 template <class Arch, class T>
@@ -33,23 +56,27 @@ FA_INLINE void finish_row(const ForwardArgs& a, const ForwardTask& t, std::int64
   // Of splits the merge adds the sink, once.
   const auto done = state.finish(r, t.partial ? -kInfinity : sink_of(a.shape, head));
   const float inverse = done.inverse * a.shape.dropout.inverse_keep;
-  const auto store = [&](auto* to) {
+  // A row that saw nothing is zero by choice: 0·NaN is not, and the offset of a quantised row is not.
+  const bool nothing = done.inverse == 0.0f;
+  const auto each = [&](const auto& store) {
     for (std::int64_t c = 0; c < width; c += kLanes) {
       const float* from = o + c / kBlock * arch::kBlockFloats + c % kBlock / kLanes * 256;
-      // A row that saw nothing is zero by choice: 0·NaN is not.
-      const auto x = done.inverse == 0.0f ? Arch::zero() : Arch::mul(Arch::load(from), Arch::set(inverse));
-      store_some<Arch>(to + c, x, width - c);
+      store(c, nothing ? Arch::zero() : Arch::mul(Arch::load(from), Arch::set(inverse)));
     }
   };
   if (t.partial) {
     const std::int64_t place =
         (head - t.kv_head * a.shape.group) * (t.row_end - t.row_begin) + row - t.row_begin;
     float* record = t.partial + place * (width + 2);
-    store(record);
+    each([&](std::int64_t c, typename Arch::vec x) { store_some<Arch>(record + c, x, width - c); });
     record[width] = done.max;
     record[width + 1] = done.sum;
   } else {
-    store(reinterpret_cast<T*>(a.output.data + head * a.output.head + row * a.output.row));
+    if (nothing) {
+      clear_output(a, head, row, sizeof(T));
+    } else {
+      each([&](std::int64_t c, typename Arch::vec x) { store_output<Arch, T>(a, head, row, c, x); });
+    }
     store_statistics(a.statistics, head, row, done.max, done.sum);
   }
 }
@@ -68,13 +95,15 @@ void merge_partials(const ForwardArgs& a, const MergeTask& t) {
       const std::int64_t head = t.kv_head * a.shape.group + g, row = t.row_begin + r;
       const float sink = sink_of(a.shape, head);
       float top = sink > kNothing || sink != sink ? sink : kNothing, total = 0;
+      bool nothing = true;
+      for (int s = 0; s < t.splits; ++s) nothing &= sum(s) == 0.0f;
       for (int s = 0; s < t.splits; ++s)
         top = maximum(s) > top || maximum(s) != maximum(s) ? maximum(s) : top;
       for (int s = 0; s < t.splits; ++s)
         total += sum(s) == 0.0f ? 0.0f : sum(s) * __builtin_expf(maximum(s) - top);
       if (sink != -kInfinity) total += __builtin_expf(sink - top);
-      T* out = reinterpret_cast<T*>(a.output.data + head * a.output.head + row * a.output.row);
-      for (std::int64_t c = 0; c < a.shape.value_depth; c += kLanes) {
+      if (nothing) clear_output(a, head, row, sizeof(T));
+      for (std::int64_t c = 0; !nothing && c < a.shape.value_depth; c += kLanes) {
         const int n = static_cast<int>(lesser(kLanes, a.shape.value_depth - c));
         auto o = Arch::zero();
         for (int s = 0; s < t.splits; ++s) {
@@ -82,7 +111,7 @@ void merge_partials(const ForwardArgs& a, const MergeTask& t) {
           const float weight = sum(s) * __builtin_expf(maximum(s) - top) / total;
           o = Arch::fma(Arch::set(weight), Arch::load(record + s * split + c, n), o);
         }
-        Arch::store(out + c, o, n);
+        store_output<Arch, T>(a, head, row, c, o);
       }
       store_statistics(a.statistics, head, row, top, total);
     }

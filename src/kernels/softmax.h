@@ -27,6 +27,14 @@ inline constexpr float kHeadroom = 8.0f;  // P ≤ 2^8: far from overflow in any
 inline constexpr float kNothing = -FLT_MAX;  // m of a row that has seen no key, and the maximum we document for it
 inline constexpr float kInfinity = __builtin_inff();
 
+// Q·Kᵀ as a half, saturating; NaN stays.
+template <class Arch>
+FA_INLINE typename Arch::vec half_score(typename Arch::vec x) {
+  const auto least = Arch::set(-65504.0f);
+  const auto above = Arch::max(least, x);
+  return Arch::round_fp16(Arch::sub(Arch::zero(), Arch::max(least, Arch::sub(Arch::zero(), above))));
+}
+
 // Keys [begin, end) of 32 that a row sees, as bits: bit j = key j.
 FA_INLINE std::uint32_t visible_bits(std::int64_t begin, std::int64_t end) {
   const std::int64_t b = clamp(begin, 0, 32), e = clamp(end, 0, 32);
@@ -210,15 +218,17 @@ struct SoftmaxStep {
   int begin;                            // first step of this block in the slice
   int index;                            // this step in the slice
   int columns;                          // C blocks of O
+  bool half_scores = false;             // of a general hook
   const float* bias = nullptr;          // C block (bias.h); null: none
   const std::uint32_t* kept = nullptr;  // a word per row (dropout.h); null: all
 
-  // The hook of a step. General: some pair of the step is hidden, or there is a bias or dropout.
-  template <bool General>
+  // The hook of a step. General: some pair of the step is hidden, or there is a bias or dropout. Halves: a
+  // step that would be plain if its scores were not rounded.
+  template <bool General, bool Halves = false>
   struct Hook {
     const SoftmaxStep& step;
 
-    FA_INLINE auto start(int r) const { return step.template start<General>(r); }
+    FA_INLINE auto start(int r) const { return step.template start<General, Halves>(r); }
     FA_INLINE void operator()(int r) const {
       auto row = start(r);
 #pragma GCC unroll 16
@@ -226,13 +236,14 @@ struct SoftmaxStep {
     }
   };
   FA_INLINE Hook<false> plain() const { return {*this}; }
+  FA_INLINE Hook<false, true> halves() const { return {*this}; }
   FA_INLINE Hook<true> general() const { return {*this}; }
 
  private:
   // Scores of hidden keys are replaced, never multiplied: a NaN there is gone before it meets anything. What
   // a row computes does not depend on whether some pair of its step is hidden: that is its neighbours'
   // affair.
-  template <bool General>
+  template <bool General, bool Halves>
   FA_INLINE SoftmaxRow<Arch, Format, General> start(int r) const {
     const std::uint32_t bits = General ? visible(r) : ~0u;
     const float* row = s + arch::c_offset(r, 0);
@@ -242,13 +253,17 @@ struct SoftmaxStep {
       return General ? Arch::select(mask, x, Arch::set(-kInfinity)) : x;
     };
     const bool biased = General && bias != nullptr;
-    const auto y = [&](int half) __attribute__((always_inline)) {
+    const auto score = [&](int half) __attribute__((always_inline)) {
       const vec x = Arch::load(row + half * 256);
+      return Halves || (General && half_scores) ? half_score<Arch>(x) : x;
+    };
+    const auto y = [&](int half) __attribute__((always_inline)) {
+      const vec x = score(half);
       return biased ? Arch::fma(x, factor, Arch::load(bias + arch::c_offset(r, half))) : Arch::mul(x, factor);
     };
     const vec m = Arch::set(state->m[r]);
     const auto relative = [&](int half) __attribute__((always_inline)) {
-      return shown(biased ? Arch::sub(y(half), m) : Arch::fms(Arch::load(row + half * 256), factor, m), half);
+      return shown(biased ? Arch::sub(y(half), m) : Arch::fms(score(half), factor, m), half);
     };
     vec x0 = relative(0), x1 = relative(1);
     if (Arch::greater(Arch::max(x0, x1), Arch::set(kHeadroom))) [[unlikely]] {

@@ -68,7 +68,8 @@ kernels::Shape shape_of(const Problem& problem, const Sequence& s) {
                       mask.stride[3]},
           .bias = bias_of(problem, s),
           .dropout = dropout_of(problem, s),
-          .sink = problem.sink.data};
+          .sink = problem.sink.data,
+          .half_scores = problem.half_scores};
 }
 
 namespace {

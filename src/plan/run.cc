@@ -59,6 +59,12 @@ kernels::StatisticsPlane statistics(const Problem& problem, const Sequence& s, s
           head_major ? 1 : heads, all.copies};
 }
 
+kernels::OutputScale output_scale(const Problem& problem) {
+  const OutputScaling& all = problem.output_scaling;
+  const bool per_channel = all.channels > 1;
+  return {all.scale, all.offset, per_channel ? problem.value.channels() : 0, per_channel ? 1 : 0};
+}
+
 // Resolves a task into what its kernel takes, when it starts: sequences may be many.
 class Execution {
  public:
@@ -147,6 +153,7 @@ class Execution {
             .value = operand(problem_.value, s, s.key),
             .output = operand(problem_.output, s, s.row),
             .statistics = statistics(problem_, s, rows_before_[static_cast<std::size_t>(index)]),
+            .output_scale = output_scale(problem_),
             .blocking = &kernel_of(index) == state_.row ? state_.blocking : state_.decode_blocking};
   }
 

@@ -20,6 +20,7 @@ constexpr Dtype kDtypes[] = {Dtype::float32, Dtype::float16, Dtype::bfloat16};
 constexpr char kAxes[] = "bnqk";
 constexpr const char* kKinds[] = {"none", "dense", "distance", "root_distance"};  // BiasKind
 constexpr char kBias[] = "bias(dense|distance|root_distance[,axes][,dtype][,before][,last=n][,shift=n[:n…]])";
+constexpr char kScaled[] = "scaled(count[,offset])";
 constexpr char kDropout[] = "dropout(keep=number,bits) or dropout(keep=number,seed=n,offset=n)";
 
 std::string number(double value) {
@@ -144,7 +145,9 @@ struct Line {
   BiasAxes bias_axes;
   std::vector<std::int64_t> shifts;  // none, one for all, or one per sequence
   Dropout dropout;
-  bool bits = false, sink = false;
+  bool bits = false, sink = false, half_scores = false;
+  std::int64_t scaled = 0;  // numbers of output_scaling: 0 for none
+  bool scaled_offset = false;
 };
 
 void read_sequences(Reader& reader, Line& line) {
@@ -203,6 +206,12 @@ void read_dropout(Reader& reader, Line& line) {
   if (!reader.skip(")")) malformed(reader.word(), kDropout);
 }
 
+void read_scaled(Reader& reader, Line& line) {
+  line.scaled = reader.take<std::int64_t>(kScaled);
+  line.scaled_offset = reader.skip(",offset");
+  if (!reader.skip(")")) malformed(reader.word(), kScaled);
+}
+
 // One word of the line.
 void read_word(std::string_view word, Line& line) {
   Reader reader(word);
@@ -232,6 +241,10 @@ void read_word(std::string_view word, Line& line) {
     read_bias(reader, line);
   } else if (reader.skip("dropout(")) {
     read_dropout(reader, line);
+  } else if (reader.skip("scaled(")) {
+    read_scaled(reader, line);
+  } else if (reader.skip("halves")) {
+    line.half_scores = true;
   } else if (reader.skip("sink")) {
     line.sink = true;
   } else if (reader.skip("b")) {
@@ -249,7 +262,8 @@ void read_word(std::string_view word, Line& line) {
   } else {
     malformed(
         word,
-        "fwd|bwd, fp32|fp16|bf16, b, h, q, k, d, scale=, band(), seqs(), overlay(), bias(), dropout(), sink");
+        "fwd|bwd, fp32|fp16|bf16, b, h, q, k, d, scale=, band(), seqs(), overlay(), bias(), dropout(), sink, "
+        "halves, scaled()");
   }
   if (!reader.done()) malformed(word, "nothing after the value");
 }
@@ -306,6 +320,15 @@ void describe_scores(const Line& line, Problem& p) {
   if (line.bits) p.dropout.bits = kDescribed;
   if (p.dropout) p.dropout.bytes = (natural_dropout(p, numbering) + 7) / 8;
   if (line.sink) p.sink.data = reinterpret_cast<const float*>(kDescribed);
+  p.half_scores = line.half_scores;
+}
+
+void describe_results(const Line& line, Problem& p) {
+  if (line.scaled == 0) return;
+  p.output.dtype = Dtype::int8;
+  p.output_scaling.scale = reinterpret_cast<const float*>(kDescribed);
+  p.output_scaling.channels = line.scaled;
+  if (line.scaled_offset) p.output_scaling.offset = p.output_scaling.scale;
 }
 
 }  // namespace
@@ -336,6 +359,9 @@ std::string text(const Problem& p) {
   if (p.bias) out << bias_text(p);
   if (p.dropout) out << dropout_text(p.dropout);
   if (p.sink) out << " sink";
+  if (p.half_scores) out << " halves";
+  if (p.output_scaling)
+    out << " scaled(" << p.output_scaling.channels << (p.output_scaling.offset ? ",offset)" : ")");
   return out.str();
 }
 
@@ -355,6 +381,7 @@ Problem parse(std::string_view text) {
   describe_overlay(line, p);
   validate(p);  // planes count on sequences that fit
   describe_scores(line, p);
+  describe_results(line, p);
   validate(p);
   return p;
 }

@@ -70,7 +70,8 @@ void check_shapes(const Problem& p) {
   check_view("value", v);
   if (v.channels() == 0) refuse("value", "D = 0", "D of at least 1");
   check_shape("value", v, {k.batches(), k.heads(), k.rows(), v.channels()}, q.dtype);
-  check_shape("output", p.output, {q.batches(), q.heads(), q.rows(), v.channels()}, q.dtype);
+  check_shape("output", p.output, {q.batches(), q.heads(), q.rows(), v.channels()},
+              p.output_scaling ? Dtype::int8 : q.dtype);
   if (p.pass == Pass::forward) return;
   check_shape("output_gradient", p.output_gradient, p.output.shape, q.dtype);
   check_shape("query_gradient", p.query_gradient, q.shape, q.dtype);
@@ -143,9 +144,9 @@ struct Memory {
 };
 
 // All of a call: never more than query, key, value, output, its gradient, max, sum, overlay, bias, dropout
-// bits and sink.
+// bits, sink, scale and offset of results.
 struct MemoryList {
-  std::array<Memory, 11> item;
+  std::array<Memory, 13> item;
   std::size_t count = 0;
 
   void add(const char* argument, const TensorView& v) {
@@ -211,6 +212,9 @@ void add_scores(const Problem& p, MemoryList& list) {
   if (p.bias) list.add("bias", p.bias.data, p.bias.elements * size_of(p.bias.dtype), size_of(p.bias.dtype));
   if (p.dropout.bits) list.add("dropout.bits", p.dropout.bits, p.dropout.bytes, 1);
   if (p.sink) list.add("sink", p.sink.data, p.query.heads() * 4, 4);
+  const OutputScaling& scaling = p.output_scaling;
+  if (scaling) list.add("output_scaling.scale", scaling.scale, scaling.channels * 4, 4);
+  if (scaling.offset) list.add("output_scaling.offset", scaling.offset, scaling.channels * 4, 4);
 }
 
 void add_score_gradients(const Problem& p, MemoryList& list) {
@@ -256,13 +260,26 @@ void check_statistics(const Problem& p) {
   if (!s.max != !s.sum) refuse("statistics", "one of max and sum", "both, or none in the forward");
 }
 
+void check_results(const Problem& p) {
+  const OutputScaling& scaling = p.output_scaling;
+  if (p.half_scores && (p.pass == Pass::backward || p.query.dtype != Dtype::float16))
+    refuse("half_scores", std::string("a ") + (p.pass == Pass::forward ? name(p.query.dtype) : "backward"),
+           "a forward of fp16");
+  if (!scaling) {
+    if (scaling.offset) refuse("output_scaling.offset", "an offset without a scale", "both, or none");
+    return;
+  }
+  if (p.pass == Pass::backward) refuse("output_scaling", "a backward", "a forward");
+  if (scaling.channels != 1 && scaling.channels != p.query.heads() * p.value.channels())
+    refuse("output_scaling.channels", std::to_string(scaling.channels), "1 or N * Dv");
+}
+
 void check_built(const Problem& p) {
-  const Dtype dtypes[] = {p.query.dtype, p.key.dtype, p.value.dtype, p.output.dtype};
+  const Dtype dtypes[] = {p.query.dtype, p.key.dtype, p.value.dtype};
   const bool integer =
       std::any_of(std::begin(dtypes), std::end(dtypes), [](Dtype d) { return d >= Dtype::int8; });
-  if (integer || p.cache.pages || p.cache.key_rope.data || p.cache.prefix_key.data || p.half_scores ||
-      p.output_scaling)
-    throw Error(ErrorKind::not_yet, "problem", "int8 operands, a cache or scaled results",
+  if (integer || p.cache.pages || p.cache.key_rope.data || p.cache.prefix_key.data)
+    throw Error(ErrorKind::not_yet, "problem", "int8 operands or a cache",
                 "floating point operands that are not cached");
 }
 
@@ -276,6 +293,7 @@ void validate(const Problem& p) {
   check_statistics(p);
   overlay_extent(p);
   check_scores(p);
+  check_results(p);
 }
 
 void validate_memory(const Problem& p) {

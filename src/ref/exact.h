@@ -30,6 +30,7 @@ inline double read(const TensorView& v, std::int64_t b, std::int64_t h, std::int
   const std::byte* p = element(v, b, h, r, c);
   if (v.dtype == Dtype::float16) return read_as<f16>(p);
   if (v.dtype == Dtype::bfloat16) return read_as<bf16>(p);
+  if (v.dtype == Dtype::int8) return static_cast<std::int8_t>(*p);
   return read_as<float>(p);
 }
 inline void write(const TensorView& v, std::int64_t b, std::int64_t h, std::int64_t r, std::int64_t c,
@@ -37,6 +38,10 @@ inline void write(const TensorView& v, std::int64_t b, std::int64_t h, std::int6
   std::byte* p = element(v, b, h, r, c);
   if (v.dtype == Dtype::float16) return write_as<f16>(p, value);
   if (v.dtype == Dtype::bfloat16) return write_as<bf16>(p, value);
+  if (v.dtype == Dtype::int8) {
+    *p = static_cast<std::byte>(static_cast<std::int8_t>(value));
+    return;
+  }
   write_as<float>(p, value);
 }
 

@@ -2,6 +2,7 @@
 //
 // query [B, N, Tq, D], key [B, Nkv, Tk, D], value [B, Nkv, Tk, Dv] → output [B, N, Tq, Dv], max and sum per
 // (sequence, head, row).
+#include <algorithm>
 #include <cfloat>
 #include <cmath>
 #include <vector>
@@ -21,6 +22,16 @@ void clear(const Problem& p) {
   if (!p.statistics.max) return;
   const std::int64_t entries = p.query.batches() * p.query.heads() * p.query.rows() * p.statistics.copies;
   for (std::int64_t e = 0; e < entries; ++e) p.statistics.max[e] = -FLT_MAX, p.statistics.sum[e] = 1;
+}
+
+// Q of integer.h for channel c of head n.
+double quantised(const Problem& p, std::int64_t n, std::int64_t c, double y) {
+  const OutputScaling& scaling = p.output_scaling;
+  const std::int64_t place = scaling.channels == 1 ? 0 : n * p.value.channels() + c;
+  const auto half = [](double x) { return to_float(from_float<f16>(static_cast<float>(x))); };
+  float x = half(half(y) * half(scaling.scale[place]));
+  if (scaling.offset) x = half(x + half(scaling.offset[place]));
+  return std::isnan(x) ? 0 : std::fmax(-128, std::fmin(127, std::nearbyint(x)));
 }
 
 struct Seen {
@@ -45,15 +56,17 @@ void forward_row(const Problem& p, const Sequence& s, std::int64_t before, std::
   // 2. The sum of exponentials relative to the maximum. +∞ gives ∞ − ∞ = NaN, as IEEE says.
   double sum = std::exp(sink - maximum);
   for (const Seen& one : seen) sum += std::exp(one.score - maximum);
-  // 3. The mean of the visible values under them, after dropout.
+  // 3. The mean of the visible values under them, after dropout; a row that a sink alone makes stays zero.
   std::vector<double> weight;
   for (const Seen& one : seen)
     weight.push_back(std::exp(one.score - maximum) / sum * kept_factor(p, s, n, i, one.key));
-  for (std::int64_t c = 0; c < p.value.channels(); ++c) {
+  const bool nothing =
+      std::all_of(seen.begin(), seen.end(), [](const Seen& one) { return one.score == -INFINITY; });
+  for (std::int64_t c = 0; !nothing && c < p.value.channels(); ++c) {
     double out = 0;
     for (std::size_t at = 0; weighs && at < seen.size(); ++at)
       out += weight[at] * read(p.value, s.batch, n / p.group(), s.key + seen[at].key, c);
-    write(p.output, s.batch, n, s.row + i, c, out);
+    write(p.output, s.batch, n, s.row + i, c, p.output_scaling ? quantised(p, n, c, out) : out);
   }
   // 4. Statistics.
   if (!p.statistics.max) return;

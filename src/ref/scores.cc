@@ -18,6 +18,12 @@ double bias(const Problem& p, const Sequence& s, std::int64_t n, std::int64_t i,
   return bias_factor(p, s, i, j) * number(p.bias, bias_place(p, s, n, i, j));
 }
 
+// To fp16, saturating.
+double half(double x) {
+  const double limited = x > 65504 ? 65504 : x < -65504 ? -65504 : x;  // NaN stays
+  return to_float(from_float<f16>(static_cast<float>(limited)));
+}
+
 }  // namespace
 
 double bias_factor(const Problem& p, const Sequence& s, std::int64_t i, std::int64_t j) {
@@ -42,6 +48,7 @@ double score(const Problem& p, const Sequence& s, std::int64_t n, std::int64_t i
   double dot = 0;
   for (std::int64_t d = 0; d < p.query.channels(); ++d)
     dot += read(p.query, s.batch, n, s.row + i, d) * read(p.key, s.batch, n / p.group(), s.key + j, d);
+  if (p.half_scores) dot = half(dot);
   if (!p.bias) return p.scale * dot;
   if (p.bias.before_scale) return p.scale * (dot + bias(p, s, n, i, j));
   return p.scale * dot + bias(p, s, n, i, j);

@@ -41,7 +41,7 @@ struct VerbTable {
   float (*reduce_max)(const float* a);
   float (*reduce_add)(const float* a);
   void (*transpose)(float* square);
-  Unary truncate_bf16, round_bf16;
+  Unary truncate_bf16, round_bf16, round_fp16;
   Binary interleave;
   void (*store_pairs)(void* p, const float* a, const float* b);
   void (*philox)(const std::uint64_t (&counter)[kLanes], std::uint64_t high, std::uint64_t seed,
@@ -125,6 +125,7 @@ constexpr VerbTable verb_table() {
       },
       [](const float* a, float* r) { Arch::store(r, Arch::truncate_bf16(Arch::load(a))); },
       [](const float* a, float* r) { Arch::store(r, Arch::round_bf16(Arch::load(a))); },
+      [](const float* a, float* r) { Arch::store(r, Arch::round_fp16(Arch::load(a))); },
       [](const float* a, const float* b, float* r) {
         Arch::store(r, Arch::interleave(Arch::load(a), Arch::load(b)));
       },

@@ -274,6 +274,34 @@ TEST_P(Verbs, EveryHalf) {
   }
 }
 
+// Rounding in place: every half stays, its neighbourhood rounds as the conversions do, and any other float
+// too.
+TEST_P(Verbs, RoundFp16) {
+  const FloatMode flush;
+  for (std::uint32_t u = 0; u < 0x10000; u += kLanes) {
+    Lanes half, near, got;
+    for (int i = 0; i < kLanes; ++i) half[i] = to_float(f16{static_cast<std::uint16_t>(u + i)});
+    verbs().round_fp16(half, got);
+    expect_same(got, half, "round_fp16 of a half");
+    for (int step = -1; step <= 1; ++step) {
+      for (int i = 0; i < kLanes; ++i) {
+        const float next = to_float(f16{static_cast<std::uint16_t>(u + i + 1)});
+        near[i] = std::bit_cast<float>(bits((half[i] + next) / 2) + step);
+      }
+      verbs().round_fp16(near, got);
+      for (int i = 0; i < kLanes; ++i)
+        ASSERT_TRUE(same(got[i], to_float(from_float<f16>(near[i])))) << near[i];
+    }
+  }
+  for (int round = 0; round < kRounds; ++round) {
+    const Lanes a = lanes();
+    Lanes got;
+    verbs().round_fp16(a, got);
+    for (int i = 0; i < kLanes; ++i)
+      EXPECT_TRUE(same(got[i], to_float(from_float<f16>(a[i])))) << a[i] << ", " << testing::seed_line();
+  }
+}
+
 // The polynomial's relative error (minimax, as printed in the design notes) plus the rounding of Degree
 // multiply-adds with factors below 1 and of the last product.
 TEST_P(Verbs, Exp2) {

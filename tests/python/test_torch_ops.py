@@ -392,3 +392,29 @@ def test_source_is_inspectable():
 def test_explanation_shows_the_mask():
     seen = front.examine(*operands(), 4, "BSND", atten_mask=causal()).visible()
     assert torch.equal(torch.frombuffer(bytearray(seen), dtype=torch.uint8).reshape(6, 6) == 0, causal())
+
+
+def test_whoever_listens_at_the_dispatcher_hears_the_call():
+    from torch.utils._python_dispatch import TorchDispatchMode
+
+    x, seen = torch.randn(1, 8, 2, 16), []
+
+    class Listener(TorchDispatchMode):
+        def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+            seen.append(str(func))
+            return func(*args, **(kwargs or {}))
+
+    with Listener():
+        front.npu_fusion_attention(x, x, x, 2, "BSND")
+    assert "fusion_attention.inference.default" in seen
+    with torch.profiler.profile() as profile:
+        front.npu_fusion_attention(x, x, x, 2, "BSND")
+    assert any(event.key == "fusion_attention::inference" for event in profile.key_averages())
+
+
+def test_a_tensor_whose_sign_is_pending():
+    x = torch.randn(1, 8, 2, 16)
+    pending = torch.complex(x, x).conj().imag  # its memory holds x, it means -x
+    assert pending.is_neg()
+    out = front.npu_fusion_attention(x, x, pending, 2, "BSND")[0]
+    assert torch.equal(out, -front.npu_fusion_attention(x, x, x, 2, "BSND")[0])

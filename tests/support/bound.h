@@ -41,7 +41,8 @@ inline double sum_error(const Route& route, double terms) {
 // One row of the forward: its softmax and how far it may be off.
 struct SoftmaxTruth {
   bool empty = false, nan = false;
-  bool vague = false;  // some score is off by so much that only the mean of the values is known
+  bool nothing = true;  // no visible score is above −∞
+  bool vague = false;   // some score is off by so much that only the mean of the values is known
   double top = -INFINITY, sum = 0, top_error = 0, sum_error = 0;
   std::vector<double> weight, ratio;  // exp(s − top); r
 
@@ -54,6 +55,7 @@ struct SoftmaxTruth {
     for (std::int64_t j = 0; j < t.keys; ++j) {
       if (!t.visible[t.at(i, j)]) continue;
       nan |= std::isnan(t.score[t.at(i, j)]);
+      nothing &= t.score[t.at(i, j)] == -INFINITY;
       top = std::fmax(top, t.score[t.at(i, j)]);
     }
     empty = top == -INFINITY && !nan;
@@ -87,6 +89,25 @@ struct SoftmaxTruth {
   }
 };
 
+// Q of integer.h: never decreases with y, or never increases.
+inline double quantised(const OutputScaling& scaling, std::int64_t place, double y) {
+  const auto half = [](double x) -> double { return to_float(from_float<f16>(static_cast<float>(x))); };
+  double x = half(half(y) * half(scaling.scale[place]));
+  if (scaling.offset) x = half(x + half(scaling.offset[place]));
+  return std::isnan(x) ? 0 : std::nearbyint(std::clamp(x, -128.0, 127.0));
+}
+
+// An int8 result whose fp32 number is out ± error. A row that sees nothing is 0.
+inline void judge_quantised(const Problem& p, const Sequence& s, std::int64_t n, std::int64_t i,
+                            std::int64_t c, double out, double error, bool nothing, Verdict& verdict) {
+  const std::int64_t place = p.output_scaling.channels == 1 ? 0 : n * p.value.channels() + c;
+  const double low = quantised(p.output_scaling, place, out - error),
+               high = quantised(p.output_scaling, place, out + error);
+  const double want = nothing ? 0 : (low + high) / 2, spread = nothing ? 0 : std::fabs(high - low) / 2;
+  verdict.element("output", s.batch, n, s.row + i, c, read(p.output, s.batch, n, s.row + i, c), want, 0,
+                  spread);
+}
+
 inline void judge_forward_row(const Problem& p, const Sequence& s, const HeadTruth& t, std::int64_t before,
                               std::int64_t n, std::int64_t i, Verdict& verdict) {
   const Route& route = verdict.route;
@@ -106,6 +127,10 @@ inline void judge_forward_row(const Problem& p, const Sequence& s, const HeadTru
     }
     if (row.vague || error > 2 * largest) error = 2 * largest;
     error += 4 * keys * kFlush * (1 + largest);
+    if (p.output_scaling) {
+      judge_quantised(p, s, n, i, c, out, error + kFlat * std::fabs(out), row.nothing, verdict);
+      continue;
+    }
     verdict.element("output", s.batch, n, s.row + i, c, read(p.output, s.batch, n, s.row + i, c), out,
                     row.empty ? 0 : error,
                     row.empty ? 0 : roundoff(p.query.dtype) * std::fabs(out) + half_spacing(p.query.dtype));

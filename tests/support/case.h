@@ -36,6 +36,7 @@ inline double read(const TensorView& v, std::int64_t b, std::int64_t h, std::int
     std::memcpy(&x, p, 4);
     return x;
   }
+  if (v.dtype == Dtype::int8) return static_cast<std::int8_t>(*p);
   std::uint16_t bits;
   std::memcpy(&bits, p, 2);
   return v.dtype == Dtype::float16 ? to_float(f16{bits}) : to_float(bf16{bits});
@@ -46,6 +47,8 @@ inline void write(const TensorView& v, std::int64_t b, std::int64_t h, std::int6
   const float x = static_cast<float>(value);
   if (v.dtype == Dtype::float32) {
     std::memcpy(p, &x, 4);
+  } else if (v.dtype == Dtype::int8) {
+    *p = std::isnan(value) ? std::byte{0x55} : static_cast<std::byte>(static_cast<std::int8_t>(value));
   } else {
     const std::uint16_t bits = v.dtype == Dtype::float16 ? from_float<f16>(x).bits : from_float<bf16>(x).bits;
     std::memcpy(p, &bits, 2);
@@ -69,6 +72,7 @@ class Case {
     p.statistics.sum = reinterpret_cast<float*>(region(entries() * 4));
     make_overlay();
     make_scores();
+    make_output_scaling();
   }
 
   // The backward's inputs from the forward: its output and statistics. `whole` > 1: as if the row were a
@@ -272,6 +276,20 @@ class Case {
       p.sink.data = static_cast<const float*>(data.data);
       if (p.sink.gradient)
         p.sink.gradient = static_cast<float*>(numbers(Dtype::float32, p.query.heads()).data);
+    }
+  }
+
+  // Described scales of results get numbers: some that saturate, now and then a negative one or zero.
+  void make_output_scaling() {
+    OutputScaling& scaling = problem.output_scaling;
+    if (!scaling) return;
+    std::normal_distribution<double> normal;
+    const double spread = std::array{3.0, 40.0, 40.0, 400.0}[random_() % 4];
+    for (const float** which : {&scaling.scale, &scaling.offset}) {
+      if (!*which) continue;
+      const TensorView data = numbers(Dtype::float32, scaling.channels);
+      each(data, [&](auto... at) { write(data, at..., random_() % 20 == 0 ? 0 : spread * normal(random_)); });
+      *which = static_cast<const float*>(data.data);
     }
   }
 

@@ -1,10 +1,13 @@
-// Memory whose last byte is the last of its page, with an inaccessible page behind and before.
+// Memory whose last byte is the last of its page, with an inaccessible page behind and before. With
+// FUSION_ATTENTION_READABLE_GUARDS=1 those pages may be read: emulated CPUs read the lanes that a masked load
+// leaves out.
 #pragma once
 
 #include <sys/mman.h>
 #include <unistd.h>
 
 #include <cstddef>
+#include <cstdlib>
 #include <new>
 
 namespace fusion_attention::testing {
@@ -14,7 +17,8 @@ class Guarded {
   explicit Guarded(std::size_t bytes) : page_(static_cast<std::size_t>(sysconf(_SC_PAGESIZE))) {
     const std::size_t inner = (bytes + page_ - 1) / page_ * page_;
     mapped_ = inner + 2 * page_;
-    void* p = mmap(nullptr, mapped_, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    const int guard = std::getenv("FUSION_ATTENTION_READABLE_GUARDS") ? PROT_READ : PROT_NONE;
+    void* p = mmap(nullptr, mapped_, guard, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
     if (p == MAP_FAILED) throw std::bad_alloc();
     base_ = static_cast<std::byte*>(p);
     end_ = base_ + page_ + inner;

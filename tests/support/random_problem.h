@@ -221,14 +221,25 @@ inline void with_scores(Draw& draw, Problem& p) {
   }
 }
 
-// Of bias, dropout and sinks nothing, or what with_scores() draws.
+// int8 results and scores rounded to halves, by draw.
+inline void with_rounding(Draw& draw, Problem& p) {
+  if (p.pass == Pass::backward) return;
+  p.half_scores = p.query.dtype == Dtype::float16 && draw.one_in(3);
+  if (!draw.one_in(4)) return;
+  p.output.dtype = Dtype::int8;
+  p.output_scaling.scale = reinterpret_cast<const float*>(kDescribed);
+  p.output_scaling.channels = draw.one_in(2) ? 1 : p.query.heads() * p.value.channels();
+  if (draw.one_in(2)) p.output_scaling.offset = p.output_scaling.scale;
+}
+
+// Of bias, dropout, sinks and roundings nothing, or what with_scores() and with_rounding() draw.
 enum class Scores { plain, joined };
 
 inline std::unique_ptr<Case> random_case(std::uint64_t seed, Pass pass, bool infinities = true,
                                          Scores scores = Scores::plain) {
   Draw draw(seed);
   Problem p = random_problem(draw, pass);
-  if (scores == Scores::joined) with_scores(draw, p);
+  if (scores == Scores::joined) with_scores(draw, p), with_rounding(draw, p);
   auto fill = draw.pick({Fill::normal, Fill::normal, Fill::large, Fill::growing, Fill::tiny, Fill::constant});
   if (pass == Pass::forward && draw.one_in(12)) fill = Fill::extreme;
   auto made = std::make_unique<Case>(p, seed, fill, Layout::random);

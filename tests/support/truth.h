@@ -1,6 +1,7 @@
 // What a kernel's answer is compared with: how the kernel computes, the fp64 scores of one head, the verdict.
 #pragma once
 
+#include <algorithm>
 #include <cfloat>
 #include <cmath>
 #include <cstdio>
@@ -115,7 +116,7 @@ class HeadTruth {
             o && o.data[s.batch * o.stride[0] + head * o.stride[1] + i * o.stride[2] + j * o.stride[3]];
         visible[at(i, j)] = j + s.key0 >= sees.begin && j + s.key0 < sees.end && !hidden;
         if (!visible[at(i, j)]) continue;
-        score_pair(i, j, p.scale, route);
+        score_pair(i, j, p, route);
         if (p.bias) add_bias(p, s, head, i, j);
         if (p.dropout) kept[at(i, j)] = ref::kept_factor(p, s, head, i, j);
       }
@@ -139,8 +140,14 @@ class HeadTruth {
   std::vector<double> kept;  // of dropout: 0 or 1 / keep_prob
 
  private:
-  // |δs| ≤ |scale|·((products·D + 2)·flat + dropped)·Σ|q||k|, and what is flushed: q, k or a product.
-  void score_pair(std::int64_t i, std::int64_t j, double scale, const Route& route) {
+  static double half(double x) {
+    return to_float(
+        from_float<f16>(static_cast<float>(std::isnan(x) ? x : std::clamp(x, -65504.0, 65504.0))));
+  }
+
+  // |δs| ≤ |scale|·((products·D + 2)·flat + dropped)·Σ|q||k|, and what is flushed: q, k or a product. Halves:
+  // those on either side may be meant.
+  void score_pair(std::int64_t i, std::int64_t j, const Problem& p, const Route& route) {
     double dot = 0, size = 0, flushed = 0;
     for (std::int64_t d = 0; d < depth; ++d) {
       const double a = q[static_cast<std::size_t>(i * depth + d)],
@@ -148,8 +155,14 @@ class HeadTruth {
       dot += a * b, size += std::fabs(a * b), flushed += 1 + std::fabs(a) + std::fabs(b);
     }
     const double terms = (route.products * static_cast<double>(depth) + 2) * kFlat + route.dropped;
-    score[at(i, j)] = scale * dot;
-    score_error[at(i, j)] = std::fabs(scale) * (terms * size + 4 * kFlush * flushed);
+    double error = terms * size + 4 * kFlush * flushed;
+    if (p.half_scores) {
+      const double exact = dot;
+      dot = half(exact);
+      error = std::fmax(half(exact + error) - dot, dot - half(exact - error));
+    }
+    score[at(i, j)] = p.scale * dot;
+    score_error[at(i, j)] = std::fabs(p.scale) * error;
   }
 
   // The bias may cancel the product: some roundings of both, beside those of their sum. A slope times a
