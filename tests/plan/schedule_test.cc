@@ -161,7 +161,9 @@ double balance(const Schedule& schedule, const Problem& p, int threads) {
   double all = 0, last = 0;
   for (const Task& t : schedule.tasks) {
     const Sequence& s = p.sequences[static_cast<std::size_t>(t.sequence)];
-    const double share = static_cast<double>(t.key_end - t.key_begin) / static_cast<double>(s.keys);
+    const bool of_keys = p.pass == Pass::forward;  // the backward's keys are those that its rows see
+    const double share =
+        of_keys ? static_cast<double>(t.key_end - t.key_begin) / static_cast<double>(s.keys) : 1;
     const double work = static_cast<double>(visible_tiles(s, t.row_begin, t.row_end)) * share;
     const double end = free.top() + work;
     free.pop(), free.push(end);
