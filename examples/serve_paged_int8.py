@@ -3,9 +3,10 @@
     python examples/serve_paged_int8.py [--tokens 64] [--context 1024] [--batch 4] [--layers 6]
 
 A random decoder (6 layers of 384 channels, 12 heads of 32 over 4 heads of keys) reads prompts of different
-lengths and generates. The cache holds keys and values as int8 in pages of 32 tokens, a float32 scale per token
-and head (mode 5): 36 bytes for each 64 of bfloat16. Attention is `torch_npu.npu_fused_infer_attention_score`,
-as on an NPU. Both runs are fed the same tokens, so that their logits can be compared. Prints tokens per second.
+lengths and generates. The cache holds keys and values as int8 in pages of 32 tokens, a float32 scale per
+token and head (mode 5): 36 bytes for each 64 of bfloat16. Attention is
+`torch_npu.npu_fused_infer_attention_score`, as on an NPU. Both runs are fed the same tokens, so that their
+logits can be compared. Prints tokens per second.
 """
 
 from __future__ import annotations

@@ -70,7 +70,11 @@ class Tally:
             self.failed.append(f"{name}: every case passed, but the program failed")
         verdict = "FAILED" if len(self.failed) > before[0] else "ok    "
         print(f"{verdict}  {name}: {self.passed - before[1]} passed")
-        notes = [line for line in output.splitlines() if line.startswith(("note:", "family calls", "worst"))]
+        notes = [
+            line
+            for line in output.splitlines()
+            if line.startswith(("note:", "family calls", "malformed calls", "worst"))
+        ]
         print("".join(f"        {line}\n" for line in notes), end="")
         if not finished:
             print(output[-8000:])

@@ -15,7 +15,7 @@ HEADER = """\
 
 *Written by `python -m fusion_attention._limits_page`; do not edit.*
 
-This library takes every size that fits memory (ruling 10). The hardware does not. Under strict mode a
+This library takes every size that fits memory. The hardware does not. Under strict mode a
 call that the documents of its interface do not support is refused before anything is computed:
 `RuntimeError` (the cell: `ValueError`) with the argument, what was given, the documented limit and where
 it is documented.
@@ -29,7 +29,8 @@ it is documented.
 
 The check stands where every front has its call read, in C++: NumPy, torch eager and compiled, C++, and
 the layers, which end there too. A compiled graph is checked whenever it runs, and while it is traced if
-its sizes are numbers by then. Gradients that autograd computes are checked when they are computed.
+its sizes are numbers by then. Gradients that autograd computes are checked when they are computed. In a
+graph of MindSpore that `ms.jit` makes, the environment alone decides.
 
 `mindspeed` and the `ascendspeed` functions stand on npu_fusion_attention: its rows hold for them as well.
 Rows of their own documents are checked first; inside a compiled graph they are not.

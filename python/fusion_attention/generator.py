@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import struct
 import threading
+from contextlib import AbstractContextManager
 
 WORDS_PER_DRAW = 10
 DEFAULT_SEED = 67280421310721  # torch's own default for every generator
@@ -68,3 +69,36 @@ def draw() -> tuple[int, int]:
     """The seed, as the signed number of 64 bits that tensors hold, and the offset of one call."""
     seed, offset = default.draw()
     return (seed - 2**64 if seed >= 2**63 else seed), offset
+
+
+class _From(AbstractContextManager["_From", None]):
+    """Inside, draws begin where `places` says, or where the generator stands, which is noted there."""
+
+    def __init__(self, places: list[bytes], replay: bool) -> None:
+        self._places, self._replay, self._now = places, replay, b""
+
+    def __enter__(self) -> _From:
+        self._now = default.state()
+        if self._replay:
+            default.set_state(self._places[0])
+        else:
+            self._places.append(self._now)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._replay:
+            default.set_state(self._now)
+
+
+def checkpoint_contexts() -> tuple[AbstractContextManager[_From], AbstractContextManager[_From]]:
+    """Lets recomputation draw the dropout of its forward, as torch does for its own generators alone.
+
+        checkpoint(block, x, use_reentrant=False, context_fn=fusion_attention.generator.checkpoint_contexts)
+
+    Not needed at the device level of the torch_npu layer, where torch's own states carry this one.
+
+    Returns:
+        The context of the forward and that of its recomputation, as `torch.utils.checkpoint.checkpoint` asks.
+    """
+    places: list[bytes] = []
+    return _From(places, replay=False), _From(places, replay=True)

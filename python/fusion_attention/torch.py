@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -506,6 +507,8 @@ npu_fusion_attention_v3: _signatures.V3[Tensor] = _public(_table.V3)
 npu_fusion_attention_grad: _signatures.V1Grad[Tensor] = _public(_table.V1_GRAD)
 npu_fusion_attention_grad_v2: _signatures.V2Grad[Tensor] = _public(_table.V2_GRAD)
 npu_fusion_attention_grad_v3: _signatures.V3Grad[Tensor] = _public(_table.V3_GRAD)
+# Version 2 for interfaces whose gradient is given the mask itself.
+gradient_with_mask: Any = _public(replace(_table.V2_GRAD, keywords=f"{_table.V2_GRAD.keywords} dropout_mask"))
 
 
 def _examined(tockens: bool, words: tuple[Any, ...]) -> tuple[_core.FusionAttention, Any]:

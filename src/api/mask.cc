@@ -13,7 +13,7 @@ void check_mask_type(const Array& mask) {
   }
 }
 
-// The content of a compressed mask is not read: the mode's formula says the same (ruling 3).
+// The content of a compressed mask is not read: the mode's formula says the same (docs/differences.md, 3).
 void check_compressed_mask(const Array& mask, std::int64_t mode) {
   const std::int64_t rows = mode == 6 ? kPrefixRows : kCompressed;
   const auto last_two = [&mask, rows](std::size_t first) {

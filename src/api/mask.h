@@ -18,8 +18,8 @@ void check_mask_type(const Array& mask);
 void check_compressed_mask(const Array& mask, std::int64_t mode);
 Overlay overlay_of(const Array& mask, Layout layout, const Problem& problem);
 
-// Whether the overlay keeps a pair that the band hides: the mask disagrees with the tokens or the prefix
-// (ruling 1). Reads the mask.
+// Whether the overlay keeps a pair that the band hides: the mask disagrees with the tokens or the prefix,
+// of which the caller is told once. Reads the mask.
 bool mask_exceeds_band(const Problem& problem);
 
 }  // namespace fusion_attention

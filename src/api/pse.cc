@@ -14,7 +14,7 @@ bool is_slope(const FusionAttentionOptions& options) {
   return options.pse_type == 2 || options.pse_type == 3;
 }
 
-// The mode that has an effect: without atten_mask none has (ruling 2).
+// The mode that has an effect: without atten_mask none has (docs/differences.md, 2).
 std::int64_t mode_of(const FusionAttentionOptions& options) {
   return options.atten_mask ? options.sparse_mode : 0;
 }
@@ -28,7 +28,7 @@ std::int64_t start(const char* argument, const std::vector<std::int64_t>& number
   return numbers[0];
 }
 
-// (j + kv0) − (i + q0) is j − i + this. One start alone has no meaning (ruling 24).
+// (j + kv0) − (i + q0) is j − i + this. One start alone has no meaning.
 std::int64_t shift_of(const FusionAttentionOptions& options) {
   const auto given = [](const auto& list) { return list && !list->empty(); };
   if (given(options.q_start_idx) != given(options.kv_start_idx)) {

@@ -165,8 +165,8 @@ void apply_prefixes(const FusionAttentionOptions& options, std::vector<Sequence>
   }
 }
 
-// Mode 5: the mask alone says everything; a prefix joins only where it is one that mode 6 would take (ruling
-// 23), and then asks for a mask of every batch entry.
+// Mode 5: the mask alone says everything; a prefix joins only where it is one that mode 6 would take, and
+// then asks for a mask of every batch entry (docs/differences.md, 23).
 void apply_mask_and_prefix(const FusionAttentionOptions& options, std::vector<Sequence>& sequences) {
   if (!has_valid_prefix(options, sequences)) {
     for (Sequence& sequence : sequences) sequence.band = {};
@@ -200,7 +200,7 @@ bool has_valid_prefix(const FusionAttentionOptions& options, const std::vector<S
 
 void apply_sparse_mode(const FusionAttentionOptions& options, Layout layout, Problem& problem) {
   check_mode(options, layout);
-  if (!options.atten_mask) return;  // full attention whatever the mode and the tokens say (ruling 2)
+  if (!options.atten_mask) return;  // full attention whatever the mode and the tokens say, as documented
   check_mask_type(options.atten_mask);
   const std::int64_t mode = options.sparse_mode;
   if (mode < 2 || mode == 5) {

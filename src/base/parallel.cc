@@ -163,7 +163,6 @@ class Pool {
 // inherited any lock as taken, so it forgets the object and makes its own.
 constinit std::atomic<Pool*> the_pool{nullptr};
 constinit std::atomic<bool> watching_forks{false};
-constinit std::atomic<Lend> lender{nullptr};
 
 Pool& pool() {
   if (Pool* present = the_pool.load(std::memory_order_acquire)) return *present;
@@ -189,21 +188,12 @@ void parallel_for(std::int64_t tasks, int threads, TaskBody body, void* context)
   threads = static_cast<int>(std::min<std::int64_t>(threads, tasks));
   if (threads > 1 && !inside_task) {
     Job job{.tasks = tasks, .body = body, .context = context, .failure = nullptr};
-    bool done = true;
-    if (const Lend lend = lender.load(std::memory_order_relaxed)) {
-      lend(threads, [](void* work, int worker) { static_cast<Job*>(work)->work(worker); }, &job);
-    } else {
-      done = pool().run(job, threads);
-    }
+    const bool done = pool().run(job, threads);
     if (job.failure) std::rethrow_exception(job.failure);
     if (done) return;
   }
   const InsideTask inside;
   for (std::int64_t task = 0; task < tasks; ++task) body(context, task, 0);
-}
-
-void lend_threads(Lend lend) {
-  lender.store(lend, std::memory_order_relaxed);
 }
 
 }  // namespace fusion_attention

@@ -24,10 +24,4 @@ void parallel_for(std::int64_t tasks, int threads, F&& body) {
       &body);
 }
 
-// A host with threads of its own may lend them: `lend(workers, work, job)` calls work(job, w) for each of
-// some distinct w in [0, workers), one at least, on whatever threads and in whatever order, and returns when
-// these calls have. work() takes tasks until none is left and never throws. Null: the pool.
-using Lend = void (*)(int workers, void (*work)(void* job, int worker), void* job);
-void lend_threads(Lend lend);
-
 }  // namespace fusion_attention

@@ -30,7 +30,11 @@ class BackwardRun {
 
  public:
   BackwardRun(const BackwardArgs& args, const BackwardTask& task, std::byte* scratch)
-      : a_(args), shape_(args.shape), t_(task), at_(args.shape, args.blocking), scratch_(scratch) {}
+      : a_(args),
+        shape_(args.shape),
+        t_(task),
+        at_(args.shape, args.blocking, task.key_end - task.key_begin),
+        scratch_(scratch) {}
 
   void run() {
     clear(at_.dk, at_.key_blocks * at_.columns);
@@ -38,10 +42,10 @@ class BackwardRun {
     for (std::int64_t g = 0; g < shape_.group; ++g)
       for (std::int64_t row = t_.row_begin; row < t_.row_end; row += a_.blocking.rows)
         super_block(t_.kv_head * shape_.group + g, row, lesser(row + a_.blocking.rows, t_.row_end));
-    for (std::int64_t key = 0; key < shape_.keys; ++key) {
+    for (std::int64_t key = t_.key_begin; key < t_.key_end; ++key) {
       store_row(at_.dk, at_.columns, key, shape_.depth, shape_.scale, a_.key_gradient, 0);
       store_row(at_.dv, at_.value_columns, key, shape_.value_depth, shape_.dropout.inverse_keep,
-                a_.value_gradient, shape_.keys * shape_.depth);
+                a_.value_gradient, (t_.key_end - t_.key_begin) * shape_.depth);
     }
   }
 
@@ -330,7 +334,7 @@ class BackwardRun {
                   std::int64_t key_block, Interval blocks) {
     const std::size_t skip = blocks.begin * kStepGroups * kGroupBytes;
     const int depth = static_cast<int>(blocks.size()) * kStepGroups * arch::kGroupUnits;
-    const std::int64_t block = key_ / kBlock + key_block;
+    const std::int64_t block = gradient_block(key_) + key_block;
     for (int column = 0; column < columns; ++column) {
       const arch::Operands o{at(a + skip), at(b + column * at_.query_column + skip), at_.query_plane,
                              at_.query_plane, depth};
@@ -343,8 +347,7 @@ class BackwardRun {
     }
   }
 
-  // What packing left out of Q, dO and K (infinities, NaN), to the pairs that are visible and to no other
-  // (ruling 34).
+  // What packing left out of Q, dO and K (infinities, NaN), to the pairs that are visible and to no other.
   [[gnu::noinline]] void add_nonfinite(std::int64_t b, Interval blocks) {
     for (std::int64_t query = blocks.begin; query < blocks.end; ++query) {
       const Step step = step_of(b, query);
@@ -353,7 +356,7 @@ class BackwardRun {
         const std::uint32_t bits = key < shape_.keys ? step.visible(r) : 0;
         for (int lane = 0; lane < kBlock; ++lane) {
           if (!(bits >> lane & 1)) continue;
-          const std::int64_t row = row_ + query * kBlock + lane, block = key / kBlock;
+          const std::int64_t row = row_ + query * kBlock + lane, block = gradient_block(key);
           const float p = value_of(step.p, r, lane), ds = value_of(step.ds, r, lane);
           add_row(p, rows_at(a_.output_gradient, head_, row)[0], shape_.value_depth, [&](std::int64_t c) {
             return c_block(at_.dv, block * at_.value_columns) + o_offset(r, c);
@@ -400,15 +403,18 @@ class BackwardRun {
         }
   }
 
+  // The block of dK and dV that a key belongs to.
+  std::int64_t gradient_block(std::int64_t key) const { return (key - t_.key_begin) / kBlock; }
+
   // One key's row of dK or dV: finished, or as this split's share.
   void store_row(std::size_t blocks, int columns, std::int64_t key, std::int64_t channels, float factor,
                  const Operand& out, std::int64_t partial_offset) {
     const float* from =
-        c_block(blocks, key / kBlock * columns) + arch::c_offset(static_cast<int>(key % kBlock), 0);
+        c_block(blocks, gradient_block(key) * columns) + arch::c_offset(static_cast<int>(key % kBlock), 0);
     for (std::int64_t c = 0; c < channels; c += kLanes) {
       const vec x = Arch::load(from + c / kBlock * arch::kBlockFloats + c % kBlock / kLanes * 256);
       if (t_.partial) {
-        store_some<Arch>(t_.partial + partial_offset + key * channels + c, x, channels - c);
+        store_some<Arch>(t_.partial + partial_offset + (key - t_.key_begin) * channels + c, x, channels - c);
       } else {
         T* to = reinterpret_cast<T*>(out.data + t_.kv_head * out.head + key * out.row);
         store_some<Arch>(to + c, Arch::mul(x, Arch::set(factor)), channels - c);
@@ -431,27 +437,30 @@ class BackwardRun {
 template <class Arch, class T>
 void merge_gradients(const BackwardArgs& a, const BackwardMergeTask& t) {
   const Shape& shape = a.shape;
-  const std::int64_t split = shape.keys * (shape.depth + shape.value_depth);
-  const auto merge = [&](const Operand& out, std::int64_t offset, std::int64_t channels, float factor) {
+  // `before`: channels that lie before these in a share.
+  const auto merge = [&](const Operand& out, std::int64_t before, std::int64_t channels, float factor) {
     for (std::int64_t key = t.key_begin; key < t.key_end; ++key)
       for (std::int64_t c = 0; c < channels; c += kLanes) {
-        const float* from = t.partials + offset + key * channels + c;
-        auto sum = load_some<Arch>(from, channels - c);
-        for (int i = 1; i < t.splits; ++i)
-          sum = Arch::add(sum, load_some<Arch>(from + i * split, channels - c));
+        auto sum = Arch::zero();
+        for (int i = 0; i < t.count; ++i) {
+          const BackwardSplit& s = t.splits[i];
+          if (key < s.key_begin || key >= s.key_end) continue;
+          const float* share = t.partials + s.share + (s.key_end - s.key_begin) * before;
+          sum = Arch::add(sum, load_some<Arch>(share + (key - s.key_begin) * channels + c, channels - c));
+        }
         T* to = reinterpret_cast<T*>(out.data + t.kv_head * out.head + key * out.row);
         store_some<Arch>(to + c, Arch::mul(sum, Arch::set(factor)), channels - c);
       }
   };
   merge(a.key_gradient, 0, shape.depth, shape.scale);
-  merge(a.value_gradient, shape.keys * shape.depth, shape.value_depth, shape.dropout.inverse_keep);
+  merge(a.value_gradient, shape.depth, shape.value_depth, shape.dropout.inverse_keep);
 }
 
 template <class Arch, class Format, class T>
 inline constexpr Backward kBackward{
     .scratch_bytes =
         [](const Shape& shape, const Blocking& blocking) {
-          return BackwardLayout<Arch, Format>(shape, blocking).bytes;
+          return BackwardLayout<Arch, Format>(shape, blocking, shape.keys).bytes;
         },
     .run =
         [](const BackwardArgs& args, const BackwardTask& task, std::byte* scratch) {

@@ -10,7 +10,7 @@ namespace fusion_attention::kernels {
 template <class Arch, class Format>
 struct BackwardLayout {
   std::int64_t query_blocks, key_blocks,
-      group_blocks;                       // of a super-block, of the sequence, of a group of keys
+      group_blocks;                       // of a super-block, of the keys of the task, of a group of keys
   int columns, value_columns;             // C blocks of D and of Dv
   std::size_t depth_block, value_block;   // bytes of 32 rows of D (Dv) channels, packed
   std::size_t query_plane, query_column;  // A and B whose depth is the super-block: plane, operand
@@ -18,10 +18,10 @@ struct BackwardLayout {
   std::size_t q_t, do_t, q, d_o, k, k_t, v, p, ds, ds_b, s, dp, carry, bias, kept, hidden, log_sum, delta,
       alive, queries, dq, dk, dv, bytes;
 
-  FA_INLINE BackwardLayout(const Shape& shape, const Blocking& blocking) {
+  FA_INLINE BackwardLayout(const Shape& shape, const Blocking& blocking, std::int64_t keys) {
     query_blocks = ceil_div(blocking.rows, kBlock);
     group_blocks = ceil_div(blocking.keys, kBlock);
-    key_blocks = ceil_div(shape.keys, kBlock);
+    key_blocks = ceil_div(keys, kBlock);
     columns = static_cast<int>(ceil_div(shape.depth, kBlock));
     value_columns = static_cast<int>(ceil_div(shape.value_depth, kBlock));
     depth_block = operand_bytes<Format>(shape.depth);

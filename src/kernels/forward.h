@@ -306,7 +306,7 @@ class ForwardRun {
     if (nonfinite_) weigh_nonfinite();
   }
 
-  // The infinities and NaN that packing left out of V, to the rows that see them and to no other (ruling 34).
+  // The infinities and NaN that packing left out of V, to the rows that see them and to no other.
   [[gnu::noinline]] void weigh_nonfinite() {
     const State& s = state(pending_.block);
     const std::int64_t first = pending_.key - (pending_.index - pending_.begin) * kBlock;

@@ -156,20 +156,31 @@ struct BackwardArgs {
   Blocking blocking;
 };
 
+// One of the splits of a sequence over rows, with the keys that any of its rows sees.
+struct BackwardSplit {
+  std::int64_t row_end = 0;                 // its rows begin where those of the split before end
+  std::int64_t key_begin = 0, key_end = 0;  // key_begin is a multiple of 32
+  // Its share of the gradients, (key_end - key_begin) × (depth + value_depth) floats, dK then dV: where it
+  // begins, in floats from that of the first split.
+  std::int64_t share = 0;
+};
+
 // All query heads of one kv head, rows [row_begin, row_end): their query gradients are stored; their
-// share of the key and value gradients is stored, or added up in `partial` when there are several splits.
+// share of the key and value gradients is stored, or left in `partial` when there are several splits.
 struct BackwardTask {
   std::int64_t kv_head = 0;
   std::int64_t row_begin = 0, row_end = 0;
-  // null: the only split. Otherwise keys × (depth + value_depth) floats, dK then dV.
-  float* partial = nullptr;
+  std::int64_t key_begin = 0, key_end = 0;  // those of the split; all where it is the only one
+  float* partial = nullptr;                 // the share of the split; null: the only one
 };
 
+// Adds up the shares of all splits in index order, from zero, and stores the gradients of some keys.
 struct BackwardMergeTask {
   std::int64_t kv_head = 0;
   std::int64_t key_begin = 0, key_end = 0;
-  const float* partials = nullptr;  // splits × keys × (depth + value_depth)
-  int splits = 0;
+  const float* partials = nullptr;  // the share of split 0
+  const BackwardSplit* splits = nullptr;
+  int count = 0;
 };
 
 // A kernel row: one algorithm instantiated for one arch and one dtype. Scratch is 64-byte aligned, of

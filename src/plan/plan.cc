@@ -83,11 +83,12 @@ std::size_t times(std::size_t a, std::size_t b) {
 }
 
 // The largest scratch that any task needs.
-std::size_t scratch_bytes(const Problem& problem, const Plan::State& state) {
-  Sequence longest;  // scratch grows with the keys of a sequence (backward) and with nothing else of it
+std::size_t scratch_bytes(const Problem& problem, const Plan::State& state, const Schedule& tasks) {
+  Sequence longest;  // scratch grows with the keys of a task (backward) and with nothing else of it
   for (const Sequence& s : problem.sequences)
     if (s.keys >= longest.keys) longest = s;
-  const kernels::Shape shape = shape_of(problem, longest);
+  kernels::Shape shape = shape_of(problem, longest);
+  if (state.row->backward) shape.keys = tasks.task_keys;
   if (state.row->backward) return state.row->backward->scratch_bytes(shape, state.blocking);
   const std::size_t decode =
       state.decode ? state.decode->forward->scratch_bytes(shape, state.decode_blocking) : 0;
@@ -108,7 +109,7 @@ Workspace schedule(const Problem& problem, const Plan::State& state, int threads
   Workspace w;
   w.workers = static_cast<int>(
       clamp(static_cast<std::int64_t>(std::max(out.tasks.size(), out.merges.size())), 1, threads));
-  w.chain = lines(scratch_bytes(problem, state));
+  w.chain = lines(scratch_bytes(problem, state, out));
   w.scratch = w.chain + lines(floats(out.chain_floats));
   w.partials = lines(floats(out.partial_floats));
   w.bytes = times(w.scratch, static_cast<std::size_t>(w.workers)) + w.partials;

@@ -80,7 +80,8 @@ class Execution {
     if (t.chain > 1) {
       chain(t, scratch);
     } else if (state_.row->backward) {
-      state_.row->backward->run(backward_args(t.sequence), {t.kv_head, t.row_begin, t.row_end, partial},
+      state_.row->backward->run(backward_args(t.sequence),
+                                {t.kv_head, t.row_begin, t.row_end, t.key_begin, t.key_end, partial},
                                 scratch);
     } else {
       kernel_of(t.sequence)
@@ -101,7 +102,8 @@ class Execution {
     const plan::Merge& m = schedule_.merges[static_cast<std::size_t>(index)];
     const float* from = partials() + m.partial;
     if (state_.row->backward) {
-      state_.row->backward->merge(backward_args(m.sequence), {m.kv_head, m.begin, m.end, from, m.splits});
+      state_.row->backward->merge(backward_args(m.sequence),
+                                  {m.kv_head, m.begin, m.end, from, splits(m.split), m.splits});
     } else {
       kernel_of(m.sequence)
           .forward->merge(forward_args(m.sequence), {m.kv_head, m.begin, m.end, from, m.splits});
@@ -118,19 +120,32 @@ class Execution {
   // the sums, and the bits, of splits side by side.
   void chain(const plan::Task& t, std::byte* scratch) const {
     const kernels::BackwardArgs args = backward_args(t.sequence);
-    const std::int64_t record = args.shape.keys * (args.shape.depth + args.shape.value_depth);
+    const kernels::BackwardSplit whole{.row_end = t.row_end, .key_end = args.shape.keys};
+    const std::int64_t record = whole.key_end * (args.shape.depth + args.shape.value_depth);
     float* sum = reinterpret_cast<float*>(scratch + workspace_.chain);
     float* share = sum + record;
+    std::fill_n(sum, record, 0.0f);
     std::int64_t row = t.row_begin;
-    for (std::int64_t split = 0; split < t.chain; ++split) {
-      const std::int64_t end = schedule_.cuts[static_cast<std::size_t>(t.cut + split)];
-      state_.row->backward->run(args, {t.kv_head, row, end, split == 0 ? sum : share}, scratch);
-      row = end;
-      if (split == 0) continue;
-      for (std::int64_t i = 0; i < record; ++i) sum[i] += share[i];
+    for (const kernels::BackwardSplit* split = splits(t.split); split != splits(t.split) + t.chain; ++split) {
+      state_.row->backward->run(
+          args, {t.kv_head, row, split->row_end, split->key_begin, split->key_end, share}, scratch);
+      add(args.shape, *split, share, sum);
+      row = split->row_end;
     }
-    state_.row->backward->merge(args, {t.kv_head, 0, args.shape.keys, sum, 1});
+    state_.row->backward->merge(args, {t.kv_head, 0, whole.key_end, sum, &whole, 1});
   }
+  // A split's share of dK and dV to the sums of all keys.
+  static void add(const kernels::Shape& shape, const kernels::BackwardSplit& split, const float* share,
+                  float* sum) {
+    for (const std::int64_t channels : {shape.depth, shape.value_depth}) {
+      const std::int64_t numbers = (split.key_end - split.key_begin) * channels;
+      float* to = sum + split.key_begin * channels;
+      for (std::int64_t i = 0; i < numbers; ++i) to[i] += share[i];
+      share += numbers;
+      sum += shape.keys * channels;
+    }
+  }
+  const kernels::BackwardSplit* splits(std::int64_t first) const { return schedule_.splits.data() + first; }
 
   // The row that a sequence of a forward runs on.
   const kernels::Row& kernel_of(std::int64_t index) const {

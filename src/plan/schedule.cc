@@ -140,21 +140,42 @@ void repeat_for_heads(std::int64_t kv_heads, std::size_t first_task, std::size_t
   }
 }
 
-// Ends of the splits of a sequence's rows, so that all have the same number of visible tiles.
-void cut_rows(const Sequence& s, std::int64_t splits, std::int64_t tiles, std::vector<std::int64_t>& cuts) {
-  std::int64_t seen = 0, row = 0;
+// Rows [begin, end) of a sequence as one split behind the others: `share` is where its floats begin.
+kernels::BackwardSplit split_of(const Sequence& s, std::int64_t begin, std::int64_t end, std::int64_t share) {
+  const std::int64_t keys = s.key0 + s.keys, first = s.band.row(s.row0 + begin, keys).begin - s.key0,
+                     last = s.band.row(s.row0 + end - 1, keys).end - s.key0;
+  const std::int64_t key_begin = round_down(clamp(first, 0, s.keys), 32);
+  return {end, key_begin, clamp(last, key_begin, s.keys), share};
+}
+
+std::int64_t keys_of(const kernels::BackwardSplit& split) {
+  return split.key_end - split.key_begin;
+}
+
+// The splits of a sequence's rows, so that all have the same number of visible tiles. Returns their floats.
+std::int64_t cut_rows(const Sequence& s, std::int64_t splits, std::int64_t tiles, std::int64_t channels,
+                      Schedule& out) {
+  std::int64_t seen = 0, row = 0, begin = 0, floats = 0;
+  const auto cut = [&](std::int64_t end) {
+    out.splits.push_back(split_of(s, begin, end, floats));
+    const std::int64_t keys = keys_of(out.splits.back());
+    out.task_keys = greater(out.task_keys, keys);
+    floats += keys * channels;
+    begin = end;
+  };
   for (std::int64_t split = 1; split < splits; ++split) {
     const std::int64_t most = s.rows - (splits - split) * 32;  // every later split keeps some rows
     do {
       seen += visible_tiles(s, row, lesser(row + 32, s.rows));
       row += 32;
     } while (row < most && seen * splits < tiles * split);
-    cuts.push_back(row);
+    cut(row);
   }
-  cuts.push_back(s.rows);
+  cut(s.rows);
+  return floats;
 }
 
-// `record`: the floats of a split.
+// `record`: the floats of a split that sees every key.
 std::int64_t row_splits(const Sequence& s, const Blocking& blocking, std::int64_t record) {
   const std::int64_t wanted = s.rows / (tiny(blocking) ? blocking.rows : kLeastRows);
   return clamp(lesser(wanted, kMostHeadFloats / greater(record, 1)), 1, blocking.splits);
@@ -212,22 +233,25 @@ void group_by_owner(const Problem& problem, Schedule& out) {
       out.owners.push_back(static_cast<std::int64_t>(i));
 }
 
-// The splits of one head side by side: a task each, and their merge.
-void add_splits(const Problem& problem, Task task, std::int64_t record, Schedule& out) {
+// The splits of one head side by side: a task each, and their merge. `floats`: what they leave.
+void add_splits(const Problem& problem, Task task, std::int64_t floats, Schedule& out) {
   const Sequence& s = problem.sequences[static_cast<std::size_t>(task.sequence)];
   Merge merge{.sequence = task.sequence,
               .kv_head = task.kv_head,
               .partial = out.partial_floats,
+              .split = task.split,
               .splits = static_cast<int>(task.chain)};
   const std::int64_t splits = std::exchange(task.chain, 1);
   task.weight /= splits;
   for (std::int64_t split = 0; split < splits; ++split) {
-    task.row_end = out.cuts[static_cast<std::size_t>(task.cut + split)];
-    task.partial = out.partial_floats;
-    out.partial_floats += record;
+    const kernels::BackwardSplit& rows = out.splits[static_cast<std::size_t>(task.split + split)];
+    task.row_end = rows.row_end;
+    task.key_begin = rows.key_begin, task.key_end = rows.key_end;
+    task.partial = out.partial_floats + rows.share;
     out.tasks.push_back(task);
     task.row_begin = task.row_end;
   }
+  out.partial_floats += floats;
   for (merge.begin = 0; merge.begin < s.keys; merge.begin += kMergeKeys) {
     merge.end = lesser(s.keys, merge.begin + kMergeKeys);
     out.merges.push_back(merge);
@@ -239,9 +263,9 @@ void add_splits(const Problem& problem, Task task, std::int64_t record, Schedule
 void Schedule::clear() {
   tasks.clear();
   merges.clear();
-  cuts.clear();
+  splits.clear();
   owners.clear();
-  partial_floats = chain_floats = 0;
+  partial_floats = chain_floats = task_keys = 0;
 }
 
 int useful_threads(const Problem& problem, int threads) {
@@ -291,22 +315,26 @@ void schedule_backward(const Problem& problem, const Blocking& blocking, int thr
     Task task{.sequence = static_cast<std::int64_t>(index),
               .row_end = s.rows,
               .key_end = s.keys,
-              .cut = static_cast<std::int64_t>(out.cuts.size()),
+              .split = static_cast<std::int64_t>(out.splits.size()),
               .chain = splits,
               .weight = tiles};
-    if (splits > 1) cut_rows(s, splits, tiles, out.cuts);
+    std::int64_t floats = 0;  // of the splits of a head
+    if (splits > 1) {
+      floats = cut_rows(s, splits, tiles, channels, out);
+    } else {
+      out.task_keys = greater(out.task_keys, s.keys);
+    }
     for (task.kv_head = 0; task.kv_head < kv_heads; ++task.kv_head) {
       left -= tiles;
       // A head is one task while there is one more like it for every thread; the splits of the last heads
       // are tasks of their own, so that threads end together.
-      const bool fits =
-          out.partial_floats == 0 || out.partial_floats + splits * record <= threads * kMostThreadFloats;
+      const bool fits = out.partial_floats == 0 || out.partial_floats + floats <= threads * kMostThreadFloats;
       const bool side_by_side = threads > 1 && left < tiles * threads && fits && !problem.bias.gradient;
       if (splits > 1 && side_by_side) {
-        add_splits(problem, task, record, out);
+        add_splits(problem, task, floats, out);
         continue;
       }
-      if (splits > 1) out.chain_floats = greater(out.chain_floats, 2 * record);
+      if (splits > 1) out.chain_floats = greater(out.chain_floats, record + out.task_keys * channels);
       out.tasks.push_back(task);
     }
   }

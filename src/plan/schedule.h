@@ -26,9 +26,9 @@ struct Task {
   std::int64_t key_begin = 0, key_end = 0;
   // Floats from the start of the partials; −1: the task finishes its rows (forward) or keys (backward).
   std::int64_t partial = -1;
-  // Backward, 2 or more: a chain, the splits of its row range one after the other; they end at
-  // Schedule::cuts[cut + 0 … chain-1]. The same sums as if they were tasks, in the memory of two.
-  std::int64_t cut = 0;
+  // Backward, 2 or more: a chain, the splits of its row range one after the other, which are
+  // Schedule::splits[split + 0 … chain-1]. The same sums as if they were tasks, in the memory of two.
+  std::int64_t split = 0;
   std::int64_t chain = 1;
   std::int64_t weight = 0;  // visible tiles, for the order
 };
@@ -38,18 +38,20 @@ struct Merge {
   std::int64_t sequence = 0, kv_head = 0;
   std::int64_t begin = 0, end = 0;
   std::int64_t partial = 0;  // of split 0; the others follow
+  std::int64_t split = 0;    // backward: the first of them in Schedule::splits
   int splits = 0;
 };
 
 struct Schedule {
   std::vector<Task> tasks;  // heavy first
   std::vector<Merge> merges;
-  std::vector<std::int64_t> cuts;
+  std::vector<kernels::BackwardSplit> splits;  // of a sequence one behind the other, for all its heads
   // Ends of runs of tasks that one thread carries out in order, because they add to the same numbers of a
   // bias gradient. Empty: every task by itself.
   std::vector<std::int64_t> owners;
   std::int64_t partial_floats = 0;  // of all tasks
   std::int64_t chain_floats = 0;    // of one worker, for any chain
+  std::int64_t task_keys = 0;       // backward: the most keys that a task or a split adds gradients of
 
   void clear();
 

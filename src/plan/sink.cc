@@ -48,8 +48,7 @@ void sink_gradient(const Problem& p, const std::vector<std::int64_t>& rows_befor
         const double max = static_cast<double>(p.statistics.max[entry]);
         const double total = static_cast<double>(p.statistics.sum[entry]);
         if (max <= -FLT_MAX) continue;  // a row of no statistics
-        const double weight = std::exp(sink - max) / total;
-        if (weight != 0) sum -= weight * delta(p, s, head, i);
+        sum -= std::exp(sink - max) / total * delta(p, s, head, i);
       }
     }
     p.sink.gradient[head] = static_cast<float>(sum);

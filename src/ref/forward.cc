@@ -54,10 +54,12 @@ void forward_row(const Problem& p, const Sequence& s, std::int64_t before, std::
   std::vector<Seen> seen;
   const double sink = p.sink ? p.sink.data[n] : -INFINITY;
   double maximum = sink;
+  bool weighs = false;  // any value: scores of −∞ alone weigh none, not even a NaN
   for (std::int64_t j = 0; j < s.keys; ++j) {
     if (!sees(p, s, n, i, j)) continue;
     const double x = score(p, s, n, i, j);
     seen.push_back({j, x});
+    weighs |= x != -INFINITY;
     maximum = std::isnan(x) || std::isnan(maximum) ? NAN : std::fmax(maximum, x);
   }
   if (maximum == -INFINITY) return;  // nothing visible, or every score is −∞: an empty row
@@ -68,9 +70,7 @@ void forward_row(const Problem& p, const Sequence& s, std::int64_t before, std::
   std::vector<double> weight;
   for (const Seen& one : seen)
     weight.push_back(std::exp(one.score - maximum) / sum * kept_factor(p, s, n, i, one.key));
-  const bool nothing =
-      std::all_of(seen.begin(), seen.end(), [](const Seen& one) { return one.score == -INFINITY; });
-  for (std::int64_t c = 0; !nothing && c < p.value.channels(); ++c) {
+  for (std::int64_t c = 0; weighs && c < p.value.channels(); ++c) {
     double out = 0;
     for (std::size_t at = 0; at < seen.size(); ++at)
       out += weight[at] * value_number(p, s, n / p.group(), seen[at].key, c);

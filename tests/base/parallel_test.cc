@@ -179,24 +179,5 @@ TEST(Parallel, ExitIsClean) {
       ::testing::ExitedWithCode(0), "");
 }
 
-TEST(Parallel, AHostMayLendItsThreads) {
-  static std::atomic<int> lent;
-  lent = 0;
-  lend_threads([](int workers, void (*work)(void*, int), void* job) {
-    lent.fetch_add(1);
-    std::vector<std::thread> threads;
-    for (int w = 0; w < workers; ++w) threads.emplace_back(work, job, w);
-    for (std::thread& t : threads) t.join();
-  });
-  const std::vector<int> ran = counts(500, 3);
-  EXPECT_EQ(lent.load(), 1);
-  parallel_for(4, 2, [](std::int64_t, int) { counts(10, 2); });  // nested: nothing more is lent
-  EXPECT_EQ(lent.load(), 2);
-  lend_threads(nullptr);
-  for (const int n : ran) ASSERT_EQ(n, 1);
-  counts(500, 3);
-  EXPECT_EQ(lent.load(), 2);
-}
-
 }  // namespace
 }  // namespace fusion_attention

@@ -193,6 +193,26 @@ def test_wrong_calls(mode, given, error, argument):
         FlashAttention(8)(*given).asnumpy()
 
 
+@pytest.mark.parametrize(
+    "given, sentence",
+    [
+        ((tensor(2, 4, 16, 8), tensor(2, 4, 16, 8), tensor(2, 4, 16, 8)), "query: got dtype float32"),
+        (tuple(tensor(2, 4, 16, 144, dtype=ms.float16) for _ in range(3)), "query: got D = 144"),
+        (tuple(tensor(2, 4, 16, 8, dtype=ms.bfloat16) for _ in range(3)), "query: got dtype bfloat16"),
+    ],
+)
+def test_strict_mode_refuses_what_the_document_does_not_support(mode, given, sentence):
+    cell = FlashAttention(given[0].shape[3])
+    cell(*given).asnumpy()
+    with fusion_attention.strict():
+        with pytest.raises(
+            ValueError, match=f"^{sentence}, allowed is .* by the document of flash_attention"
+        ):
+            cell(*given).asnumpy()
+        halves = tuple(tensor(2, 4, 16, 128, dtype=ms.float16) for _ in range(3))
+        assert FlashAttention(128)(*halves).shape == (2, 4, 16, 128)
+
+
 def test_numpy_arrays(mode):
     query, key, value, _ = (tensor.asnumpy() for tensor in operands())
     cell = FlashAttention(32, next_block_num=0)

@@ -28,7 +28,8 @@ std::vector<Task> unrolled(const Schedule& schedule) {
   for (Task t : schedule.tasks) {
     const std::int64_t chain = std::exchange(t.chain, 1);
     for (std::int64_t i = 0; chain > 1 && i < chain; ++i) {
-      t.row_end = schedule.cuts[static_cast<std::size_t>(t.cut + i)];
+      const kernels::BackwardSplit& split = schedule.splits[static_cast<std::size_t>(t.split + i)];
+      t.row_end = split.row_end, t.key_begin = split.key_begin, t.key_end = split.key_end;
       all.push_back(t);
       t.row_begin = t.row_end;
     }
@@ -47,7 +48,7 @@ Schedule scheduled(const Problem& p, bool tiny, int threads) {
   return out;
 }
 
-// Forward: row ranges × key ranges. Backward: a row range meets every key.
+// Forward: row ranges × key ranges. Backward: a row range meets every key that any of its rows sees.
 void expect_covered(const Problem& p, const Schedule& schedule, const std::string& which) {
   for (std::int64_t index = 0; index < static_cast<std::int64_t>(p.sequences.size()); ++index) {
     const Sequence& s = p.sequences[static_cast<std::size_t>(index)];
@@ -84,13 +85,18 @@ void expect_merged(const Problem& p, const Schedule& schedule, const std::string
     if (t.partial >= 0) left.insert(t.partial);
   const std::int64_t channels = p.key.channels() + p.value.channels();
   for (const Merge& m : schedule.merges) {
-    const Sequence& s = p.sequences[static_cast<std::size_t>(m.sequence)];
     const bool forward = p.pass == Pass::forward;
-    const std::int64_t record =
-        forward ? p.group() * (m.end - m.begin) * (p.value.channels() + 2) : s.keys * channels;
-    EXPECT_LE(m.partial + m.splits * record, schedule.partial_floats) << which;
     if (!forward && m.begin > 0) continue;  // another part of the same partials
-    for (int i = 0; i < m.splits; ++i) taken.insert(m.partial + i * record);
+    const std::int64_t record = p.group() * (m.end - m.begin) * (p.value.channels() + 2);
+    std::int64_t end = 0;
+    for (int i = 0; i < m.splits; ++i) {
+      const auto& split = forward ? kernels::BackwardSplit{.share = i * record}
+                                  : schedule.splits[static_cast<std::size_t>(m.split + i)];
+      EXPECT_EQ(split.share, end) << which;  // one behind the other
+      end = split.share + (forward ? record : (split.key_end - split.key_begin) * channels);
+      taken.insert(m.partial + split.share);
+    }
+    EXPECT_LE(m.partial + end, schedule.partial_floats) << which;
   }
   EXPECT_EQ(left, taken) << which;
 }
@@ -155,7 +161,9 @@ double balance(const Schedule& schedule, const Problem& p, int threads) {
   double all = 0, last = 0;
   for (const Task& t : schedule.tasks) {
     const Sequence& s = p.sequences[static_cast<std::size_t>(t.sequence)];
-    const double share = static_cast<double>(t.key_end - t.key_begin) / static_cast<double>(s.keys);
+    const bool of_keys = p.pass == Pass::forward;  // the backward's keys are those that its rows see
+    const double share =
+        of_keys ? static_cast<double>(t.key_end - t.key_begin) / static_cast<double>(s.keys) : 1;
     const double work = static_cast<double>(visible_tiles(s, t.row_begin, t.row_end)) * share;
     const double end = free.top() + work;
     free.pop(), free.push(end);
@@ -224,6 +232,19 @@ TEST(Schedule, PartialsOfTheBackwardStayBounded) {
     EXPECT_LE(schedule.partial_floats, threads * (std::int64_t{1} << 28));  // 1 GiB per thread
     EXPECT_EQ(schedule.chain_floats, 2 * 65536 * 256);
   }
+}
+
+// Of a window a split holds the keys that its rows see, in partials and in scratch.
+TEST(Schedule, SplitsOfTheBackwardHoldWhatTheirRowsSee) {
+  constexpr std::int64_t kLength = 65536, kWindow = 1024, kChannels = 128;
+  const Problem p = dense_problem(Pass::backward, Dtype::float32, 1, 1, 1, kLength, kLength, 64, 64, 1,
+                                  {.lo = 1 - kWindow, .hi = 0});
+  const Schedule two = scheduled(p, false, 2);
+  const auto splits = static_cast<std::int64_t>(two.splits.size());
+  EXPECT_GE(splits, 8);
+  EXPECT_LE(two.partial_floats, (kLength + splits * (kWindow + 32)) * kChannels);
+  EXPECT_LE(two.task_keys, kLength / splits * 5 / 4 + kWindow);
+  EXPECT_EQ(scheduled(p, false, 1).chain_floats, (kLength + two.task_keys) * kChannels);
 }
 
 // Tasks that add to the same number of a bias gradient belong to one owner, on any number of threads.

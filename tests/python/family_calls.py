@@ -56,8 +56,10 @@ def draw_sizes(rng: np.random.Generator, version: str) -> Draw:
     if long:
         depth, value_depth, mode = min(depth, 128), min(value_depth, 128), int(pick([mode, 2, 2, 3]))
         q_lens = [int(rng.integers(*LONG))]
+        if layout == "TND":
+            q_lens += [int(pick([1, 33, 257, rng.integers(*LONG)])) for _ in range(int(pick([0, 1, 1, 2])))]
         equal = layout != "TND" or rng.random() < 0.7
-        kv_lens = list(q_lens) if equal else [int(q_lens[0] + rng.integers(0, 200))]
+        kv_lens = list(q_lens) if equal else [n + int(rng.integers(0, 200)) for n in q_lens]
     else:
         sequences = int(pick([1, 1, 2, 3, 5] if layout == "TND" else [1, 1, 2, 3]))
         q_lens, kv_lens = draw_lengths(rng, pick, layout, sequences, mode, kv_heads * group)

@@ -27,6 +27,7 @@ import numpy as np
 
 FLAT = 2.0**-24
 TINY = 4 * 2.0**-126
+HEADROOM = 2.0**8  # a kernel's running reference may lie that far below the maximum
 FLT_MAX = float(np.finfo(np.float32).max)
 
 
@@ -40,8 +41,9 @@ def exp_error(dtype: str) -> float:
 
 
 def rounded(value: np.ndarray, dtype: str) -> np.ndarray:
-    """What one rounding of the result costs: u of it, or half the spacing of the denormal halves."""
-    return unit_roundoff(dtype) * np.abs(value) + (2.0**-25 if dtype == "float16" else 0)
+    """What one rounding of the result costs: u of it, or half the spacing of the denormal halves; where the
+    other types are denormal, all of it."""
+    return unit_roundoff(dtype) * np.abs(value) + (2.0**-25 if dtype == "float16" else 2.0**-126)
 
 
 @dataclass
@@ -122,13 +124,13 @@ def forward_one(pairs: Pairs, v, sink, dtype: str):
     # Both are weighted means, whatever the weights.
     largest = np.max(pairs.factor, initial=0) * np.abs(finite(v)).max(1, initial=0)[:, None]
     bound = np.minimum(bound, np.abs(out) + largest * (1 + 2 * u))
-    bound = bound + rounded(out, dtype) + keys * TINY * (1 + largest)
+    bound = bound + rounded(out, dtype) + keys * HEADROOM * TINY * (1 + largest)
 
     high = np.maximum((s + delta).max(-1, initial=-np.inf), logit + sink_delta)
     low = np.maximum((s - delta).max(-1, initial=-np.inf), logit - sink_delta)
     top_bound = np.maximum(high - top, top - low)
     sum_bound = total * (off + np.expm1(np.minimum(top_bound, 30)))
-    alone = empty[..., None]
+    alone = (s.max(-1, initial=-np.inf) == -np.inf)[..., None]  # scores of -inf weigh no value, not even NaN
     return (
         Answer(np.where(alone, 0, out), np.where(alone, 0, bound)),
         Answer(np.where(empty, -FLT_MAX, top), np.where(empty, 0, top_bound)),

@@ -1,4 +1,4 @@
-"""Real clients on the layer: transformers' Ascend path, diffusers' NPU backend, accelerate, Trainer.
+"""Real clients on the layer: transformers, diffusers, accelerate, Trainer, MindSpeed, sentence-transformers.
 
 Each script under clients/ runs in a process of its own, since clients ask once whether there is an NPU.
 """
@@ -85,6 +85,16 @@ def test_diffusers_really_called_the_operator():
     need("torch", "diffusers")
     seen = results("diffusers_native_npu")
     assert seen["calls"] >= 8 and seen["device count"] == 0
+
+
+# Largest difference of output and gradients to the undivided call, relative to its largest entry; fp32.
+RING = ("SBH causal", "SBH full", "BNSD causal", "TND causal")
+
+
+@pytest.mark.parametrize("case", RING)
+def test_ring_attention_over_two_processes(case):
+    need("torch")
+    assert results("ring_over_gloo")[case] <= 1.2e-6
 
 
 def test_clients_that_choose_the_npu_by_themselves():

@@ -173,6 +173,25 @@ def test_scale_and_keep_prob_as_tensors(ascendspeed):
     assert torch.equal(ours.dq, theirs.dq) and ours.dq.abs().sum() > 0
 
 
+def test_a_drop_mask_in_the_gradient(ascendspeed):
+    import torch
+    from fusion_attention.torch import _npu_dropout_gen_mask
+
+    ops, (q, k, v) = ascendspeed("ascendspeed.ops"), tensors()
+    score = ops.npu_flash_attention(q, k, v, 2, "BSH", keep_prob=0.5)
+    saved = {"softmax_max": score.softmax_max, "softmax_sum": score.softmax_sum, "attention_in": score}
+    drop = _npu_dropout_gen_mask(q, [1, 2, 8, 8], 0.5, score.seed, score.offset)
+
+    def gradients(**bits):
+        return ops.npu_flash_attention_grad(q, k, v, v, 2, "BSH", keep_prob=0.5, **saved, **bits)[:3]
+
+    same(gradients(drop_mask=drop), gradients(seed=score.seed, offset=score.offset))
+    other = gradients(seed=score.seed, offset=score.offset + 4)
+    assert not any(torch.equal(a, b) for a, b in zip(gradients(drop_mask=drop), other))
+    with pytest.raises(RuntimeError, match="^drop_mask: got"):
+        gradients(drop_mask=drop[:4])
+
+
 @pytest.mark.parametrize(
     "name",
     [

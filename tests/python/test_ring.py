@@ -56,21 +56,24 @@ def close(ours, theirs, dtype, what):
 
 
 class Dense:
-    """SBH, with slopes generated from the position of each sub-block where wanted."""
+    """SBH; with slopes generated from the position of each sub-block, or a part of pse for each."""
 
-    def __init__(self, ranks, dtype, slopes):
-        self.size, self.slopes = 6, slopes
+    def __init__(self, ranks, dtype, bias):
+        self.size, self.bias = 6, bias
         self.rows, batch = 2 * ranks * self.size, 2
         shapes = [(self.rows, batch, heads * DEPTH) for heads in (HEADS, KV_HEADS, KV_HEADS, HEADS)]
         self.query, self.key, self.value, self.dy = (torch.randn(s).to(dtype) for s in shapes)
+        self.pse = torch.randn(batch, HEADS, self.rows, self.rows).to(dtype)
 
     def whole(self):
-        options = {"atten_mask": MASK, "sparse_mode": 3, **self.biased(0, 0)}
+        options = {"atten_mask": MASK, "sparse_mode": 3, **self.biased(0, 0, self.rows)}
         return self._forward(self.query, self.key, self.value, options), options
 
-    def biased(self, row, key):
-        if not self.slopes:
+    def biased(self, row, key, size):
+        if self.bias == "plain":
             return {}
+        if self.bias == "pse":
+            return {"pse": self.pse[..., row : row + size, key : key + size]}
         return {"pse": SLOPES, "pse_type": 2, "q_start_idx": [row], "kv_start_idx": [key]}
 
     def _forward(self, query, key, value, options):
@@ -91,8 +94,8 @@ class Dense:
         return torch.cat([tensor[c * self.size : (c + 1) * self.size] for c in chunks])
 
     def pieces(self, row_chunks, key_chunks, causal):
-        """A call knows one position for its first row and key: with slopes its chunks go one by one."""
-        if not self.slopes:
+        """A call knows one position for its first row and key: with a bias its chunks go one by one."""
+        if self.bias == "plain":
             yield row_chunks, key_chunks, {"atten_mask": MASK, "sparse_mode": 3} if causal else {}
             return
         for row in row_chunks:
@@ -100,7 +103,7 @@ class Dense:
                 if causal and key > row:
                     continue
                 masked = {"atten_mask": MASK, "sparse_mode": 3} if causal and key == row else {}
-                yield (row,), (key,), {**masked, **self.biased(row * self.size, key * self.size)}
+                yield (row,), (key,), {**masked, **self.biased(row * self.size, key * self.size, self.size)}
 
     def statistics(self, values, chunks, own):
         places = [own.index(c) for c in chunks]
@@ -158,11 +161,11 @@ class Dense:
 
 
 @pytest.mark.parametrize("ranks", [2, 4, 8])
-@pytest.mark.parametrize("slopes", [False, True], ids=["plain", "slopes"])
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_dense_ring_equals_the_single_call(ranks, slopes, dtype):
+@pytest.mark.parametrize("bias", ["plain", "slopes", "pse"])
+@pytest.mark.parametrize("dtype", LIMIT)
+def test_dense_ring_equals_the_single_call(ranks, bias, dtype):
     torch.manual_seed(ranks)
-    case = Dense(ranks, dtype, slopes)
+    case = Dense(ranks, dtype, bias)
     (out, top, total), options = case.whole()
     sums = [torch.zeros(x.shape, dtype=torch.float64) for x in (case.query, case.key, case.value)]
     for rank in range(ranks):

@@ -455,3 +455,12 @@ def test_rope(layout):
     expected.backward(dy.double())
     for a, b in zip(torch.autograd.grad(out, leaves, laid(dy)), exact):
         torch.testing.assert_close(a.double(), laid(b.grad), rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("sink", [-1.0, -2000.0], ids=["some weight", "weight 0"])
+def test_a_nan_row_reaches_the_gradient_of_its_sink(sink):
+    query, key, value = (x.detach() for x in operands())
+    value[0, 0, 3, 2] = math.nan  # kv head 0: query heads 0 and 1
+    sinks = torch.full((N,), sink, requires_grad=True)
+    front.npu_fusion_attention(query, key, value, N, "BNSD", sink=sinks)[0].sum().backward()
+    assert sinks.grad[:2].isnan().all() and sinks.grad[2:].isfinite().all()

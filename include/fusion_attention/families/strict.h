@@ -1,5 +1,5 @@
 // Strict mode: what the documents of the hardware do not support is refused, although this library computes
-// it, so that a port can be checked before it meets an NPU (ruling 10). Off by default.
+// it, so that a port can be checked before it meets an NPU. Off by default.
 #pragma once
 
 #include <cstdint>

@@ -183,6 +183,32 @@ def _install_generator(patches: Patches) -> None:
         seed_custom_device(seed)
 
     patches.set(torch.random, "_seed_custom_device", seed_ours_too)
+    _install_states(patches)
+
+
+def _install_states(patches: Patches) -> None:
+    """States of torch's CPU generator carry that of ours.
+
+    Who saves one to replay it, as torch.utils.checkpoint and fork_rng do, has then saved the NPU's.
+    """
+    get_rng_state, set_rng_state = torch.get_rng_state, torch.set_rng_state
+
+    @wraps(get_rng_state)
+    def get_both() -> torch.Tensor:
+        state = get_rng_state()
+        state._npu_rng_state = generator.default.state()  # type: ignore[attr-defined]
+        return state
+
+    @wraps(set_rng_state)
+    def set_both(new_state: torch.Tensor) -> None:
+        set_rng_state(new_state)
+        ours = getattr(new_state, "_npu_rng_state", None)
+        if ours is not None:
+            generator.default.set_state(ours)
+
+    for owner in (torch, torch.random):
+        patches.set(owner, "get_rng_state", get_both)
+        patches.set(owner, "set_rng_state", set_both)
 
 
 def _install_autocast(patches: Patches) -> None:

@@ -12,7 +12,7 @@ from fusion_attention.ascend.documented import refuse_undocumented
 from fusion_attention.ascend.ring import LANES, LOWEST
 from fusion_attention.ascend.score import Score, plain
 from fusion_attention.ascend.spelling import hiding, spelled
-from fusion_attention.torch import examine, npu_fusion_attention, npu_fusion_attention_grad_v2
+from fusion_attention.torch import examine, gradient_with_mask, npu_fusion_attention
 
 FARTHEST = 2147483647
 # The axes [B, N, S, D] of a dense layout, once BSH and SBH have their heads apart.
@@ -114,6 +114,7 @@ def npu_flash_attention_grad(
     *,
     seed: int | None = None,
     offset: int | None = None,
+    drop_mask: Tensor | None = None,
 ) -> Gradients:
     """Gradients of npu_flash_attention from what its forward saved.
 
@@ -123,7 +124,9 @@ def npu_flash_attention_grad(
         softmax_in (query's dtype or float32 [B, N, Sq, Skv]): the softmax before dropout; used where the
             statistics are None. Its largest entry of each row normalises that row.
         attention_in (query's dtype): attention_score.
-        seed, offset (int): of the forward, by keyword; needed where keep_prob is below 1.
+        seed, offset (int): of the forward, by keyword; needed where keep_prob is below 1
+            without drop_mask.
+        drop_mask (uint8): that of the forward, by keyword.
         The others as in npu_flash_attention.
 
     Returns:
@@ -132,14 +135,14 @@ def npu_flash_attention_grad(
     Raises:
         TypeError: an argument of the wrong Python type or unknown.
         RuntimeError: anything else that is not allowed; neither statistics nor softmax_in; keep_prob below 1
-            without seed and offset, where the NPU draws bits that are not the forward's. [seed 002]
+            without drop_mask or seed and offset: the NPU draws bits that are not the forward's. [seed 002]
     """
     query, key, value, dy, pse, attention_in = map(plain, (query, key, value, dy, pse, attention_in))
     refuse_undocumented("npu_flash_attention", query, key, value, head_num, input_layout, backward=True)
     keep_prob = _check.as_float("keep_prob", keep_prob)
-    if keep_prob < 1 and (seed is None or offset is None):
+    if keep_prob < 1 and drop_mask is None and (seed is None or offset is None):
         raise RuntimeError(
-            f"keep_prob: got {keep_prob} without seed and offset, allowed is 1, or those of the forward"
+            f"keep_prob: got {keep_prob} without seed and offset, allowed is 1, or theirs or drop_mask"
         )
     layout, scale = _dense(input_layout), _check.as_float("scale_value", scale_value)
     if softmax_max is None or softmax_sum is None:
@@ -150,8 +153,9 @@ def npu_flash_attention_grad(
             )
         examine(query, key, value, head_num, layout)  # refuses what has no heads to take apart
         softmax_max, softmax_sum = _statistics(query, key, head_num, layout, softmax_in, pse, scale)
-    with spelled(pre_tokens="pre_tockens", next_tokens="next_tockens", scale="scale_value"):
-        dq, dk, dv, dpse, *_ = npu_fusion_attention_grad_v2(
+    words = {"pre_tokens": "pre_tockens", "next_tokens": "next_tockens"}
+    with spelled(**words, scale="scale_value", dropout_mask="drop_mask"):
+        dq, dk, dv, dpse, *_ = gradient_with_mask(
             query,
             key,
             value,
@@ -170,6 +174,7 @@ def npu_flash_attention_grad(
             next_tokens=next_tockens,
             seed=seed or 0,
             offset=offset or 0,
+            dropout_mask=drop_mask,
             gen_mask_parallel=gen_mask_parallel,
             sync=sync,
         )

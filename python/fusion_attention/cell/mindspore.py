@@ -15,9 +15,10 @@ import numpy as np
 from mindspore import Tensor, nn, ops
 
 from fusion_attention._check import refuse_type
+from fusion_attention._elements import ELEMENTS, OTHER
 from fusion_attention.cell import layer
 from fusion_attention.cell import numpy as front
-from fusion_attention.cell.words import Words, checked, sharded
+from fusion_attention.cell.words import Words, checked, refuse_undocumented, sharded
 
 # The shape of what stands for no mask, as a graph's operator has a fixed number of operands. No mask has it.
 _ABSENT = (1,) * 6
@@ -55,6 +56,18 @@ class _Attention(ms._Function):  # type: ignore[misc]
 
 
 # --- Graphs ---
+
+
+def _refuse_undocumented(tensors: tuple[Any, ...]) -> None:
+    """Strict mode of this thread, which the operator's own does not know."""
+    if len(tensors[0].shape) != 4:
+        return  # refused in any mode
+
+    def described(tensor: Any) -> Any:
+        element = ELEMENTS.get(str(tensor.dtype).lower(), OTHER)
+        return 0, element, tuple(tensor.shape), tuple(tensor.stride())
+
+    refuse_undocumented(False, tuple(None if x is None else described(x) for x in tensors))
 
 
 def _given(mask: Any) -> Any:
@@ -134,6 +147,7 @@ class FlashAttention(nn.Cell):  # type: ignore[misc]
             if tensor is not None and not isinstance(tensor, Tensor):
                 refuse_type(name, tensor, "a MindSpore tensor, as query is")
         if ms.get_context("mode") == ms.GRAPH_MODE:
+            _refuse_undocumented((query, *rest))
             return super().__call__(query, *rest)
         return _Attention.apply(self._words, _seed(self._words), query, *rest)
 
