@@ -1,74 +1,100 @@
-"""Forward and backward beside the machine's roof and torch's flash kernel; see README.md for the method."""
+"""The matrix of cases beside the machine's roofs and every peer that installs; see README.md for the method."""
 
 from __future__ import annotations
 
 import argparse
-import platform
-import re
+import json
+import subprocess
+import sys
+import time
 from pathlib import Path
+from typing import Any
 
 import fusion_attention
-import torch
-from fusion_attention import machine
 
-from .cases import cells
-from .contenders import Cell
-from .measure import interleave
-from .report import HEADER, row, write
+from .case import Case
+from .environments import ROOT
+from .matrix import matrix, quick
+from .peers import PEERS, QUICK
+from .report import summary, table, write
+from .run import Pace, Run
 
-
-def roof_for(dtype: str) -> str:
-    """The fastest measured roof loop for this dtype's products: what a perfect kernel could reach."""
-    candidates = ["fma"] if dtype != "bfloat16" else ["fma", "vdpbf16ps", "amx"]
-    rates = {name: machine.measure_roof(name, 0.02) for name in machine.roofs() if name in candidates}
-    return max(rates, key=rates.get)
+QUICK_LIMIT = 270  # seconds; what is left of five minutes is for starting, overhead and the picture
 
 
-def measure(case, threads: int, seconds: float) -> dict:
-    cell, roof = Cell(case), roof_for(case.dtype)
-    rates: list[float] = []
-    functions = {"roof": lambda: rates.append(machine.measure_roof(roof, 0.005)), **cell.contenders()}
-    samples = interleave(functions, seconds)
-    # The upper quartile: a disturbed roof sample would flatter everybody.
-    peak = sorted(rates)[3 * len(rates) // 4] * threads
-    result = {**case.describe(), "threads": threads, "roof": {"name": roof, "flops_per_second": peak}}
-    for name in ("ours", "torch"):
-        s = samples[name]
-        result[name] = {
-            "ms": 1e3 * s.median,
-            "spread": s.spread,
-            "samples": len(s.seconds),
-            "dropped": s.dropped,
-            "of_roof": case.flops / s.median / peak,
-        }
-    return result
+def chosen(cases: list[Case], only: str) -> list[Case]:
+    """Those whose id is in a comma-separated list; all where it is empty."""
+    ids = {case.id for case in cases}
+    wanted = {word for word in only.split(",") if word}
+    if wanted - ids:
+        raise SystemExit(f"--only: got {only}, allowed are {', '.join(sorted(ids))}")
+    return [case for case in cases if not wanted or case.id in wanted]
+
+
+def overhead() -> list[dict[str, Any]]:
+    done = subprocess.run(
+        [sys.executable, "-m", "bench.overhead", "--json"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    rows: list[dict[str, Any]] = json.loads(done.stdout)
+    return rows
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="bench", description=__doc__)
-    parser.add_argument("--quick", action="store_true", help="the cells of the everyday gate only")
-    parser.add_argument("--threads", type=int, nargs="+", default=[1])
-    parser.add_argument("--seconds", type=float, default=4.0, help="per cell")
-    parser.add_argument("--only", default="", help="a regular expression on the cell's name")
+    size = parser.add_mutually_exclusive_group()
+    size.add_argument(
+        "--quick", action="store_true", help="the goals at smaller sizes, one thread, 5 minutes"
+    )
+    size.add_argument("--full", action="store_true", help="the whole matrix, any time; the default")
+    parser.add_argument("--only", default="", help="ids of the matrix, as A1,B2")
+    parser.add_argument("--peers", default="", help=f"of {', '.join(PEERS)}; all, or the quick run's five")
+    parser.add_argument("--seconds", type=float, help="per case and peer; 0.3 in the quick run, else 4")
+    parser.add_argument("--limit", type=float, help="seconds after which no case is started")
     parser.add_argument("--out", type=Path, default=Path("out"))
     options = parser.parse_args()
 
-    info = machine.describe()
-    print(f"{info['cpu']}; torch {torch.__version__}; Python {platform.python_version()}\n{HEADER}")
-    results = {
-        "cpu": info["cpu"],
-        "torch": torch.__version__,
+    peers = [word for word in options.peers.split(",") if word] or list(QUICK if options.quick else PEERS)
+    unknown = set(peers) - set(PEERS)
+    if unknown:
+        parser.error(f"--peers: got {', '.join(sorted(unknown))}, allowed are {', '.join(PEERS)}")
+    cases = chosen(quick() if options.quick else matrix(), options.only)
+    limit = options.limit or (QUICK_LIMIT if options.quick else float("inf"))
+    seconds, least = (0.3, 3) if options.quick else (4.0, 5)
+    start = time.monotonic()
+    run = Run(cases)
+    run.measure(peers, Pace(options.seconds or seconds, least, min(start + limit, 1e18)))
+
+    results: dict[str, Any] = {
+        "cpu": run.facts.get("cpu", ""),
+        "torch": run.facts.get("torch", ""),
         "version": fusion_attention.__version__,
-        "cells": [],
+        "seconds": time.monotonic() - start,
+        "peers": run.fates,
+        "overhead": overhead() if not options.only else [],
+        "cells": list(run.cells.values()),
     }
-    for threads in options.threads:
-        torch.set_num_threads(threads)
-        fusion_attention.set_thread_count(threads)
-        for case in cells(options.quick):
-            if re.search(options.only, case.name):
-                results["cells"].append(measure(case, threads, options.seconds))
-                print(row(results["cells"][-1]), flush=True)
-    write(results, options.out)
+    heading = f"{results['cpu']}; torch {results['torch']}; fusion_attention {results['version']}"
+    small = [
+        f"overhead {row['case']}: ours {row['ours_us']:.1f} µs, an empty operator {row['empty_us']:.1f} µs"
+        for row in results["overhead"]
+    ]
+    results["text"] = "\n".join([heading, table(results["cells"], peers), *small, summary(results)])
+    print(results["text"])
+    files = write(results, options.out)
+    try:
+        from .picture import draw
+    except ImportError:
+        print("matplotlib is not installed: no picture")
+    else:
+        draw(results, options.out / "roofline.png")
+        files.append(options.out / "roofline.png")
+    print("wrote", *files)
+    if any("wrong" in cell for cell in results["cells"]):
+        raise SystemExit("an answer of this library is wrong")
 
 
 if __name__ == "__main__":

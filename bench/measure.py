@@ -1,4 +1,4 @@
-"""Interleaved samples of several functions, disturbed ones dropped."""
+"""Interleaved slices of several functions, disturbed ones dropped; peak memory of one call."""
 
 from __future__ import annotations
 
@@ -7,11 +7,20 @@ import resource
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from pathlib import Path
 from statistics import median, quantiles
+from typing import Any
+
+# A neighbour that takes the core keeps it for a few milliseconds: one such switch in 100 ms costs little.
+SECONDS_PER_SWITCH = 0.1
+SLICE = 2e-3  # seconds: a shorter call is repeated within a slice
 
 
 @dataclass
 class Samples:
+    """Seconds per call, one entry per slice."""
+
+    calls: int = 1
     seconds: list[float] = field(default_factory=list)
     dropped: int = 0
 
@@ -27,9 +36,13 @@ class Samples:
         low, _, high = quantiles(self.seconds, n=4)
         return (high - low) / self.median
 
-
-# A neighbour that takes the core keeps it for a few milliseconds: one such switch in 100 ms costs little.
-SECONDS_PER_SWITCH = 0.1
+    def describe(self) -> dict[str, float]:
+        return {
+            "ms": 1e3 * self.median,
+            "spread": self.spread,
+            "samples": len(self.seconds),
+            "dropped": self.dropped,
+        }
 
 
 def switches() -> int:
@@ -39,22 +52,34 @@ def switches() -> int:
 
 def sample(function: Callable[[], object], into: Samples) -> None:
     before, start = switches(), time.perf_counter()
-    function()
+    for _ in range(into.calls):
+        function()
     seconds = time.perf_counter() - start
     if switches() - before <= seconds // SECONDS_PER_SWITCH:
-        into.seconds.append(seconds)
+        into.seconds.append(seconds / into.calls)
     else:
         into.dropped += 1
 
 
-def interleave(
-    functions: dict[str, Callable[[], object]], seconds: float, least: int = 5
-) -> dict[str, Samples]:
-    """Rounds over all functions in shuffled order for about `seconds`; at least `least` kept samples each."""
-    samples = {name: Samples() for name in functions}
-    for function in functions.values():  # warm: caches, plans, pools, pages
+def warmed(function: Callable[[], object]) -> Samples:
+    """Caches, plans, pools and pages are warm, and a slice has a length."""
+    start = time.perf_counter()
+    function()
+    seconds = time.perf_counter() - start
+    if seconds < SLICE:
+        start = time.perf_counter()
         function()
-    order, start = list(functions), time.perf_counter()
+        seconds = time.perf_counter() - start
+    return Samples(max(1, int(SLICE / max(seconds, 1e-7))))
+
+
+def interleave(
+    functions: dict[str, Callable[[], object]], seconds: float, least: int = 5, limit: float = float("inf")
+) -> dict[str, Samples]:
+    """Rounds over all functions in shuffled order for about `seconds`, more until each has `least` kept slices,
+    but never more than six times that, nor beyond `limit` on time.monotonic()."""
+    samples = {name: warmed(function) for name, function in functions.items()}
+    order, start = list(functions), time.monotonic()
     rounds = 0
     while True:
         random.shuffle(order)
@@ -62,12 +87,29 @@ def interleave(
             sample(functions[name], samples[name])
         rounds += 1
         enough = all(len(s.seconds) >= least for s in samples.values())
-        late = time.perf_counter() - start
-        if (late > seconds and enough) or late > 6 * seconds:
+        late = time.monotonic() - start
+        if (late > seconds and enough) or late > 6 * seconds or time.monotonic() > limit:
             break
     for name, kept in samples.items():
         if not kept.seconds:
-            raise RuntimeError(
-                f"{name}: every one of {rounds} samples was disturbed; the machine is too busy to measure"
-            )
+            raise RuntimeError(f"{name}: every one of {rounds} slices was disturbed; the machine is too busy")
     return samples
+
+
+def peak_bytes(function: Callable[[], Any]) -> tuple[Any, int | None]:
+    """The function's result and what it added to the memory of this process at its peak, None where the kernel
+    does not tell."""
+    before = _status("VmRSS:")
+    try:
+        Path("/proc/self/clear_refs").write_text("5")  # VmHWM begins anew
+    except OSError:
+        return function(), None
+    result = function()
+    return result, max(0, _status("VmHWM:") - before)
+
+
+def _status(field: str) -> int:
+    for line in Path("/proc/self/status").read_text().splitlines():
+        if line.startswith(field):
+            return int(line.split()[1]) * 1024
+    raise RuntimeError(f"/proc/self/status has no {field}")

@@ -1,4 +1,4 @@
-"""Call overhead through torch: `python -m bench.overhead`.
+"""Call overhead through torch: `python -m bench.overhead [--json]`.
 
 Method: one call at S = 16 against an operator with the same three results that is registered the same way
 (define, implementation, autograd) and does nothing; each timed in runs of 2,000 calls, interleaved, the best
@@ -7,8 +7,11 @@ run of each kept, one thread. What remains is all of ours: the Python function, 
 
 from __future__ import annotations
 
+import json
+import sys
 import time
 from collections.abc import Callable
+from typing import Any
 
 import fusion_attention
 import fusion_attention.torch as front
@@ -51,15 +54,28 @@ def measure(empty: Callable[..., object], dtype: torch.dtype, training: bool) ->
     return min(pair[0] for pair in pairs), min(pair[1] for pair in pairs)
 
 
-def main() -> None:
+def rows() -> list[dict[str, Any]]:
     fusion_attention.set_thread_count(1)
     torch.set_num_threads(1)
     empty = empty_operator()
+    measured = []
     for dtype in (torch.float32, torch.bfloat16):
         for training in (False, True):
             nothing, ours = measure(empty, dtype, training)
-            case = f"{str(dtype).removeprefix('torch.'):9} {'training' if training else 'inference':10}"
-            print(f"{case} empty {nothing:5.1f} µs   ours {ours:5.1f} µs   over {ours - nothing:5.1f} µs")
+            case = f"{str(dtype).removeprefix('torch.')} {'training' if training else 'inference'}"
+            measured.append({"case": case, "empty_us": nothing, "ours_us": ours})
+    return measured
+
+
+def main() -> None:
+    if sys.argv[1:] == ["--json"]:
+        print(json.dumps(rows()))
+        return
+    for row in rows():
+        over = row["ours_us"] - row["empty_us"]
+        print(
+            f"{row['case']:18} empty {row['empty_us']:5.1f} µs   ours {row['ours_us']:5.1f} µs   over {over:5.1f} µs"
+        )
 
 
 if __name__ == "__main__":

@@ -1,62 +1,97 @@
-"""One table, one JSON, one picture per run."""
+"""One table, one JSON, one roofline picture per run."""
 
 from __future__ import annotations
 
 import json
+import math
+from collections import defaultdict
 from pathlib import Path
+from typing import Any
 
-SIDE = "{:>9} {:>4} {:>7}"
-HEADER = " ".join(
-    [
-        f"{'case':36} thr",
-        SIDE.format("ours ms", "±%", "% roof"),
-        SIDE.format("torch ms", "±%", "% roof"),
-        " ratio",
-    ]
-)
+from .peers import PEERS
+
+NAME = 58
 
 
-def row(cell: dict) -> str:
-    def side(name: str) -> str:
-        one = cell[name]
-        return f"{one['ms']:9.2f} {100 * one['spread']:4.0f} {100 * one['of_roof']:7.1f}"
-
-    ratio = cell["torch"]["ms"] / cell["ours"]["ms"]
-    return f"{cell['name']:36} {cell['threads']:3} {side('ours')} {side('torch')} {ratio:6.2f}"
+def best(cell: dict[str, Any]) -> tuple[str, float] | None:
+    """The fastest peer of a cell and how many times its time ours goes into."""
+    ratios = {name: told["ratio"] for name, told in cell["peers"].items() if "ratio" in told}
+    return min(ratios.items(), key=lambda one: one[1]) if ratios else None
 
 
-def write(results: dict, folder: Path) -> None:
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / "bench.json").write_text(json.dumps(results, indent=1) + "\n")
-    try:
-        import matplotlib
-    except ImportError:
-        print("matplotlib is not installed: no picture")
-        return
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
+def table(cells: list[dict[str, Any]], peers: list[str]) -> str:
+    """ours: ms, spread, rate, percent of the roof and of the goal; per peer × of its time, − where it has none."""
+    head = f"{'case':{NAME}} thr {'ms':>9} {'±%':>3} {'rate':>10} {'% roof':>6} {'goal':>4}"
+    lines = [head + "".join(f" {name:>11}" for name in peers)]
+    for cell in cells:
+        if "ours" not in cell:
+            lines.append(
+                f"{cell['name']:{NAME}} {cell['threads']:3} {cell.get('wrong') or cell.get('ours_cannot')}"
+            )
+            continue
+        one, reads = cell["ours"], cell["roof"]["name"] == "read"
+        rate = (cell["bytes"] if reads else cell["flops"]) / one["ms"] / 1e6
+        unit = "GB/s" if reads else "GF/s"
+        goal = str(cell["goal"] or "")
+        line = (
+            f"{cell['name']:{NAME}} {cell['threads']:3} {one['ms']:9.3f} {100 * one['spread']:3.0f} "
+            f"{rate:5.0f} {unit} {100 * one['of_roof']:6.1f} {goal:>4}"
+        )
+        for name in peers:
+            told = cell["peers"].get(name, {})
+            line += f" {told['ratio']:10.2f}×" if "ratio" in told else f" {'−':>11}"
+        lines.append(line)
+    return "\n".join(lines)
 
+
+def summary(results: dict[str, Any]) -> str:
+    """Geometric means, the worst cell, cells below 1.0×, errors beside torch's, what each peer could not do."""
     cells = results["cells"]
-    figure, axes = plt.subplots(figsize=(10, 0.32 * len(cells) + 1.5), layout="constrained")
-    places = range(len(cells))
-    axes.barh(
-        [p - 0.2 for p in places],
-        [100 * c["ours"]["of_roof"] for c in cells],
-        0.4,
-        label="fusion_attention",
-        color="#0072b2",
-    )
-    axes.barh(
-        [p + 0.2 for p in places],
-        [100 * c["torch"]["of_roof"] for c in cells],
-        0.4,
-        label="torch flash",
-        color="#e69f00",
-    )
-    axes.set_yticks(list(places), [f"{c['name']} · {c['threads']}t" for c in cells], fontsize=8)
-    axes.invert_yaxis()
-    axes.set_xlabel("useful flops, % of the roof loop measured beside")
-    axes.set_title(f"{results['cpu']} · torch {results['torch']}")
-    axes.legend()
-    figure.savefig(folder / "bench.png", dpi=120)
-    print(f"wrote {folder / 'bench.json'} and {folder / 'bench.png'}")
+    won = [(cell, *found) for cell in cells if "ours" in cell and (found := best(cell))]
+    lines = []
+    if won:
+        mean = math.exp(sum(math.log(ratio) for _, _, ratio in won) / len(won))
+        cell, name, ratio = min(won, key=lambda one: one[2])
+        lines.append(f"best peer of each of {len(won)} cells: geometric mean {mean:.2f}×")
+        lines.append(f"worst cell: {ratio:.2f}× of {name} in {cell['key']}")
+        below = sorted((one for one in won if one[2] < 1), key=lambda one: one[2])
+        lines.append(f"cells below 1.0×: {len(below)}")
+        lines += [f"  {ratio:.2f}× of {name:12} {cell['key']}" for cell, name, ratio in below]
+    lines += _errors(cells)
+    wrong = [cell for cell in cells if "wrong" in cell]
+    lines.append(f"wrong answers of ours: {len(wrong)}")
+    lines += [f"  {cell['key']}: {cell['wrong']}" for cell in wrong]
+    for name, fate in results["peers"].items():
+        lines.append(f"{name} ({PEERS[name].says}): {fate}")
+        reasons = defaultdict(list)
+        for cell in cells:
+            if "reason" in cell["peers"].get(name, {}):
+                reasons[cell["peers"][name]["reason"]].append(cell["id"])
+        lines += [f"  {reason}: {_counted(ids)}" for reason, ids in reasons.items()]
+    return "\n".join(lines)
+
+
+def _errors(cells: list[dict[str, Any]]) -> list[str]:
+    """The largest relative error of ours over torch's on the same numbers."""
+    ratios = []
+    for cell in cells:
+        theirs = cell["peers"].get("torch", {}).get("relative_error")
+        if theirs and "ours" in cell:
+            own = max(one["relative_error"] for one in cell["ours"]["processes"])
+            ratios.append((own / theirs, own, cell["key"]))
+    if not ratios:
+        return []
+    worst = max(ratios)
+    return [f"relative error of ours over torch's: at most {worst[0]:.2f} ({worst[1]:.1e} in {worst[2]})"]
+
+
+def _counted(ids: list[str]) -> str:
+    return ", ".join(f"{id}" + f" ({ids.count(id)})" * (ids.count(id) > 1) for id in sorted(set(ids)))
+
+
+def write(results: dict[str, Any], folder: Path) -> list[Path]:
+    folder.mkdir(parents=True, exist_ok=True)
+    data, text = folder / "bench.json", folder / "bench.txt"
+    data.write_text(json.dumps(results, indent=1) + "\n")
+    text.write_text(results["text"] + "\n")
+    return [data, text]
