@@ -2,7 +2,6 @@
 //
 // query [B, N, Tq, D], key [B, Nkv, Tk, D], value [B, Nkv, Tk, Dv] → output [B, N, Tq, Dv], max and sum per
 // (sequence, head, row).
-#include <algorithm>
 #include <cfloat>
 #include <cmath>
 #include <vector>
