@@ -99,7 +99,7 @@ TEST_F(CacheValidation, NamesTheArgumentOfEveryBreak) {
       {"key", [](Problem& p) { p.key.dtype = Dtype::float16; }},
       {"key", [](Problem& p) { p.key.stride[3] = 2; }},
       {"key", [](Problem& p) { p.key.shape[3] = 5; }},
-      {"key", [](Problem& p) { p.key.shape[2] = 0; }},
+      {"key", [](Problem& p) { p.key.shape[2] = p.value.shape[2] = p.cache.key_rope.shape[2] = 0; }},
       {"key", [](Problem& p) { p.key.shape[0] = kHuge; }},
       {"key", [](Problem& p) { p.key.data = nullptr; }},
       {"value", [](Problem& p) { p.value.shape[0] += 1; }},
