@@ -2,6 +2,8 @@
 
 #include <algorithm>
 
+#include "problem/check.h"
+
 namespace fusion_attention {
 namespace {
 
@@ -125,6 +127,7 @@ std::int64_t own_keys(const Problem& p) {
 }
 
 std::string cache_text(const Problem& p) {
+  if (!has_cache(p)) return "";
   const Cache& c = p.cache;
   std::string text;
   if (c.pages) text += " pages(" + std::to_string(p.key.rows()) + ")";
