@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from fusion_attention import _check, _core, _strict
-from fusion_attention._elements import ELEMENTS, OTHER
+from fusion_attention._elements import ELEMENTS, of_array
 from fusion_attention.inference import exact
 from fusion_attention.inference.define import define
 from fusion_attention.inference.table import BY_NAME, NPU_PROMPT, PROMPT, Function
@@ -22,9 +22,8 @@ _NDArray = np.ndarray[Any, Any]
 
 def _array(array: _NDArray) -> tuple[int, int, tuple[int, ...], tuple[int, ...]]:
     """What the binding takes: address, element, shape, strides in elements. The caller keeps the array."""
-    element = ELEMENTS.get(array.dtype.name, OTHER) if array.dtype.isnative else OTHER
     strides = tuple(step // array.itemsize for step in array.strides)
-    return array.ctypes.data, element, array.shape, strides
+    return array.ctypes.data, of_array(array.dtype), array.shape, strides
 
 
 _DTYPES = {ELEMENTS["int8"]: np.dtype(np.int8), ELEMENTS["float16"]: np.dtype(np.float16)}
