@@ -19,6 +19,7 @@ from fusion_attention.ascend.switch import disable, enable
 
 if TYPE_CHECKING:
     from fusion_attention import _signatures
+    from fusion_attention.inference import signatures
 
     npu_fusion_attention: _signatures.V1[Any]
     npu_fusion_attention_v2: _signatures.V2[Any]
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     npu_fusion_attention_grad: _signatures.V1Grad[Any]
     npu_fusion_attention_grad_v2: _signatures.V2Grad[Any]
     npu_fusion_attention_grad_v3: _signatures.V3Grad[Any]
+    npu_prompt_flash_attention: signatures.NpuPromptFlashAttention[Any]
 
 _FUNCTIONS = (
     "npu_fusion_attention",

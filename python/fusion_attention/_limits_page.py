@@ -34,7 +34,8 @@ its sizes are numbers by then. Gradients that autograd computes are checked when
 `mindspeed` and the `ascendspeed` functions stand on npu_fusion_attention: its rows hold for them as well.
 Rows of their own documents are checked first; inside a compiled graph they are not.
 
-Not in the table: what is always refused, strict or not (docs/npu_fusion_attention.md). The cell's
+Not in the table: what is always refused, strict or not (docs/npu_fusion_attention.md,
+docs/prompt_flash_attention.md). `prompt_flash_attention` takes an int for scale_value but here. The cell's
 "seq_length >= 64K" is read as what it can reach, as its own example has 4096.
 """
 _NAMES = {
@@ -47,6 +48,8 @@ _NAMES = {
     "npu_fused_infer_attention_score": "`torch_npu.npu_fused_infer_attention_score`",
     "npu_fused_infer_attention_score_v2": "`torch_npu.npu_fused_infer_attention_score_v2`",
     "flash_attention_cell": "`flash_attention.nn.layer.flash_attention.FlashAttention`",
+    "prompt_flash_attention": "`mindspore.ops.prompt_flash_attention`",
+    "npu_prompt_flash_attention": "`torch_npu.npu_prompt_flash_attention`",
 }
 
 

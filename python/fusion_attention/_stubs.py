@@ -42,7 +42,7 @@ def class_name(function: Function) -> str:
     return f"V{function.version}{'Grad' if function.backward else ''}"
 
 
-def _annotated(argument: Argument, name: str) -> str:
+def annotated(argument: Argument, name: str) -> str:
     kind = _KINDS.get(argument.kind, argument.kind)
     return f"{name}: {kind}{' | None' if argument.optional else ''}"
 
@@ -57,7 +57,7 @@ def _results(function: Function) -> str:
 def text() -> str:
     parts = [HEADER]
     for function in FUNCTIONS:
-        parameters = signature(function, _annotated).replace(", ", ",\n        ")
+        parameters = signature(function, annotated).replace(", ", ",\n        ")
         parts.append(
             f"\n\nclass {class_name(function)}(Protocol[Array]):\n"
             f'    """{function.name}"""\n\n'
@@ -98,7 +98,7 @@ hicann/ops-math (C) and Ascend/pytorch (D).
 """
 
 
-def _row(*cells: str) -> str:
+def row(*cells: str) -> str:
     bar = r"\|"  # Markdown's
     return f"| {' | '.join(cell.replace('|', bar) for cell in cells)} |\n"
 
@@ -106,7 +106,7 @@ def _row(*cells: str) -> str:
 def page() -> str:
     """The page of the docs: functions, arguments, results, masks."""
     parts = [PAGE_HEADER]
-    parts += [_row(f"`{f.name}`", f"`{signature(f)}`", ", ".join(f.results)) for f in FUNCTIONS]
+    parts += [row(f"`{f.name}`", f"`{signature(f)}`", ", ".join(f.results)) for f in FUNCTIONS]
     parts.append(
         "\nVersions 1 and 3 and their gradients write `pre_tockens`, `next_tockens`; all gradients write\n"
         "`scale_value`.\n\n| argument | type | default | meaning | source |\n|---|---|---|---|---|\n"
@@ -115,9 +115,9 @@ def page() -> str:
         kind = {"symint": "int", "ints": "list of int"}.get(argument.kind, argument.kind)
         kind += f" of {argument.dtypes}" if argument.dtypes else ""
         default = "" if argument.default is REQUIRED else f"`{argument.default!r}`"
-        parts.append(_row(f"`{argument.name}`", kind, default, argument.says, argument.source))
+        parts.append(row(f"`{argument.name}`", kind, default, argument.says, argument.source))
     parts.append("\n| result | meaning |\n|---|---|\n")
-    parts += [_row(f"`{name}`", says) for name, says in RESULTS.items()]
+    parts += [row(f"`{name}`", says) for name, says in RESULTS.items()]
     parts.append(
         "\nErrors: `TypeError` for an argument of the wrong Python type, `RuntimeError` for anything else;\n"
         "one sentence: the argument, what was given, what is allowed. Nothing has been computed then.\n"

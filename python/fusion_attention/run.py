@@ -10,12 +10,14 @@ from pathlib import Path
 from fusion_attention.ascend.layers import LAYERS
 from fusion_attention.ascend.switch import ENVIRONMENT, enable
 
+SERVED = [name for name, layer in LAYERS.items() if not layer.changes]  # on any machine
+
 USAGE = f"""usage: python -m fusion_attention run [--names] [--layers A,B] script.py args...
        python -m fusion_attention run [--names] [--layers A,B] -m module args...
 
 Runs a script written for the Ascend NPU, unchanged: "npu" means the CPU.
   --names       serve the module names only; "npu" stays an unknown device
-  --layers A,B  the layers to enable, of {", ".join(LAYERS)}; all by default"""
+  --layers A,B  the layers to enable, of {", ".join(LAYERS)}; {", ".join(SERVED)} by default"""
 
 
 def main(arguments: list[str]) -> None:
@@ -35,7 +37,7 @@ def main(arguments: list[str]) -> None:
 
 def _parse(arguments: list[str]) -> tuple[bool, list[str], bool, list[str]]:
     """(names only, layers, whether it is a module, the command); options end where the command begins."""
-    names_only, layers, rest = False, list(LAYERS), list(arguments)
+    names_only, layers, rest = False, SERVED, list(arguments)
     while rest and rest[0] in ("--names", "--layers"):
         if rest.pop(0) == "--names":
             names_only = True

@@ -13,7 +13,7 @@ import pytest
 
 torch = pytest.importorskip("torch", reason="the layers are for torch, which is not installed")
 import fusion_attention  # noqa: E402
-from fusion_attention.ascend.layers import LAYERS  # noqa: E402
+from fusion_attention.run import SERVED  # noqa: E402
 
 
 @pytest.fixture(autouse=True)
@@ -55,11 +55,7 @@ def test_enabling_twice_and_going_up_a_level():
 @pytest.mark.parametrize(
     ("layer", "error", "sentence"),
     [
-        (
-            "mindspore",
-            NotImplementedError,
-            'layers: got "mindspore", which is not built yet; allowed are torch_npu',
-        ),
+        ("mindspore", RuntimeError, 'layers: got "mindspore" without mindspore, allowed is only where'),
         ("torch", ValueError, 'layers: got "torch", allowed are torch_npu, mindspeed'),
         (3, TypeError, "layers: got int"),
     ],
@@ -240,7 +236,7 @@ def test_run_is_what_python_would_do(script):
         "main": True,
         "available": True,
         "device": "cpu",
-        "environment": f"device:{','.join(LAYERS)}",
+        "environment": f"device:{','.join(SERVED)}",
         "helper": "beside the script",
         "package": None,
     }

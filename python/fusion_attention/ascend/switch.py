@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import sys
 import threading
@@ -96,10 +97,17 @@ def _check_names(layers: tuple[str, ...]) -> None:
 
 
 def _genuine_packages(name: str) -> set[str]:
-    """Packages of the layer that are there already; refused unless the layer can live beside them."""
+    """Packages of the layer that are there already; refused unless the layer can live beside them.
+
+    Refused, too, where the layer changes a package that is not there.
+    """
     from fusion_attention.ascend.finder import genuine
 
     layer = LAYERS[name]
+    if layer.changes and importlib.util.find_spec(layer.changes) is None:
+        raise RuntimeError(
+            f'layers: got "{name}" without {layer.changes}, allowed is only where it is installed'
+        )
     found = {package for package in layer.packages if genuine(package)}
     for package in sorted(found - set(layer.packages[:1] if layer.beside_genuine else ())):
         raise RuntimeError(f'layers: got "{name}" beside a genuine {package}, allowed is only without one')

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -21,6 +21,9 @@ from fusion_attention.inference.decode import FUSED, FUSED_V2, INCRE, NPU_INCRE
 from fusion_attention.inference.define import define, result_shapes, torch_schema
 from fusion_attention.inference.table import NPU_PROMPT, PROMPT, Function
 from fusion_attention.torch import _array, _as_lengths, _ends, _integers
+
+if TYPE_CHECKING:
+    from fusion_attention.inference import signatures
 
 _library: Any = torch.library.Library("fusion_attention", "FRAGMENT")  # type: ignore[no-untyped-call]
 _DTYPES = {ELEMENTS["int8"]: torch.int8, ELEMENTS["float16"]: torch.float16}
@@ -97,7 +100,7 @@ def _exact_lengths(name: str, value: Any) -> Any:
     return value if isinstance(value, Tensor) else exact.as_ints(name, value)
 
 
-def _public(function: Function) -> Callable[..., Any]:
+def _public(function: Function) -> Any:
     operator = _operator(function)
 
     def implementation(query: Tensor, key: Tensor, value: Tensor, words: dict[str, Any]) -> Any:
@@ -109,7 +112,7 @@ def _public(function: Function) -> Callable[..., Any]:
             words["actual_shared_prefix_len"] = _integers("actual_shared_prefix_len", prefix)
         return operator(query, key, value, **words)
 
-    made: Callable[..., Any] = define(
+    return define(
         function,
         implementation,
         tensor=Tensor,
@@ -117,12 +120,11 @@ def _public(function: Function) -> Callable[..., Any]:
         as_ints=_exact_lengths if function.mindspore else _as_lengths,
         module=__name__,
     )
-    return made
 
 
-prompt_flash_attention = _public(PROMPT)
-npu_prompt_flash_attention = _public(NPU_PROMPT)
-incre_flash_attention = _public(INCRE)
-npu_incre_flash_attention = _public(NPU_INCRE)
-npu_fused_infer_attention_score = _public(FUSED)
-npu_fused_infer_attention_score_v2 = _public(FUSED_V2)
+prompt_flash_attention: signatures.PromptFlashAttention[Tensor] = _public(PROMPT)
+npu_prompt_flash_attention: signatures.NpuPromptFlashAttention[Tensor] = _public(NPU_PROMPT)
+incre_flash_attention: Any = _public(INCRE)
+npu_incre_flash_attention: Any = _public(NPU_INCRE)
+npu_fused_infer_attention_score: Any = _public(FUSED)
+npu_fused_infer_attention_score_v2: Any = _public(FUSED_V2)

@@ -1,0 +1,82 @@
+"""`python -m fusion_attention.inference.stubs` writes `signatures.py` and parts of the docs from the table.
+
+In a page of docs/ the part between `<!-- WHAT NAME -->` and `<!-- end -->` is written: the arguments or
+results of a function, notation, modes. A test compares all of it with what stands in the repository.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+from fusion_attention._define import signature
+from fusion_attention._stubs import HEADER, annotated, row
+from fusion_attention._table import REQUIRED
+from fusion_attention.inference.table import FUNCTIONS, MODES, NOTATION, RESULTS, Function
+
+FILE = Path(__file__).with_name("signatures.py")
+DOCS = Path(__file__).parents[3] / "docs"
+_BY_NAME = {function.name: function for function in FUNCTIONS}
+
+
+def class_name(function: Function) -> str:
+    return "".join(part.capitalize() for part in function.name.split("_"))
+
+
+def text() -> str:
+    """The types of the functions, one protocol each."""
+    parts = [HEADER.replace("fusion_attention._stubs", "fusion_attention.inference.stubs")]
+    for function in FUNCTIONS:
+        parameters = signature(function, annotated).replace(", ", ",\n        ")
+        arrays = ", ".join(["Array"] * len(function.results))
+        results = "Array" if len(function.results) == 1 else f"tuple[{arrays}]"
+        parts.append(
+            f"\n\nclass {class_name(function)}(Protocol[Array]):\n"
+            f'    """{function.name}"""\n\n'
+            f"    def __call__(\n        self,\n        {parameters},\n    ) -> {results}: ...\n"
+        )
+    return "".join(parts).replace("'", '"')
+
+
+def arguments(name: str) -> str:
+    """The signature of a function and the table of its arguments."""
+    function = _BY_NAME[name]
+    parts = [f"`{name}({signature(function)})`\n\n"]
+    parts.append("| argument | type | default | meaning | source |\n|---|---|---|---|---|\n")
+    for spelled, argument, _ in function.parameters():
+        kind = {"symint": "int", "ints": "list of int or tensor"}.get(argument.kind, argument.kind)
+        kind += f" of {argument.dtypes}" if argument.dtypes else ""
+        default = "" if argument.default is REQUIRED else f"`{argument.default!r}`"
+        parts.append(row(f"`{spelled}`", kind, default, argument.says, argument.source))
+    return "".join(parts)
+
+
+def results(name: str) -> str:
+    rows = [row(f"`{result}`", RESULTS[result]) for result in _BY_NAME[name].results]
+    return "| result | meaning |\n|---|---|\n" + "".join(rows)
+
+
+_PARTS: dict[str, Callable[[str], str]] = {
+    "arguments": arguments,
+    "results": results,
+    "notation": lambda _: f"{NOTATION}\n",
+    "modes": lambda _: f"```\n{MODES}\n```\n",
+}
+_MARKED = re.compile(r"(<!-- (arguments|results|notation|modes) (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
+
+
+def page(given: str) -> str:
+    """A page with its marked parts written anew."""
+    return _MARKED.sub(lambda found: found[1] + _PARTS[found[2]](found[3]) + found[4], given)
+
+
+def pages() -> list[Path]:
+    """The pages with marked parts."""
+    return [path for path in sorted(DOCS.glob("*.md")) if _MARKED.search(path.read_text())]
+
+
+if __name__ == "__main__":
+    FILE.write_text(text())
+    for path in pages():
+        path.write_text(page(path.read_text()))
