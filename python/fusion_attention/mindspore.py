@@ -16,9 +16,9 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from fusion_attention.inference import signatures
-    from fusion_attention.inference.numpy import incre_flash_attention
 
     prompt_flash_attention: signatures.PromptFlashAttention[Any]
+    incre_flash_attention: Any
 
 __all__ = ["incre_flash_attention", "prompt_flash_attention"]
 

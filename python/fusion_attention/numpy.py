@@ -10,7 +10,7 @@ import numpy as np
 
 from fusion_attention import _check, _core, _strict, _table, generator
 from fusion_attention._define import define
-from fusion_attention._elements import ELEMENTS, OTHER
+from fusion_attention._elements import OTHER, of_array
 from fusion_attention._explain import examiner
 
 if TYPE_CHECKING:
@@ -23,7 +23,7 @@ def _array(name: str, array: _NDArray | None) -> tuple[int, int, tuple[int, ...]
     """What the binding takes: address, element, shape, strides in elements. The caller keeps the array."""
     if array is None:
         return None
-    element = ELEMENTS.get(array.dtype.name, OTHER) if array.dtype.isnative else OTHER
+    element = of_array(array.dtype)
     if element == OTHER:
         dtypes = _table.BY_NAME[name].dtypes
         raise RuntimeError(f"{name}: got dtype {array.dtype.str}, allowed is {dtypes or 'a native number'}")

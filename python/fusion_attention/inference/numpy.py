@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from fusion_attention import _check, _core, _strict
-from fusion_attention._elements import ELEMENTS, OTHER
+from fusion_attention._elements import ELEMENTS, of_array
 from fusion_attention.inference import exact
 from fusion_attention.inference.decode import FUSED, FUSED_V2, INCRE, NPU_INCRE
 from fusion_attention.inference.define import define
@@ -23,9 +23,8 @@ _NDArray = np.ndarray[Any, Any]
 
 def _array(array: _NDArray) -> tuple[int, int, tuple[int, ...], tuple[int, ...]]:
     """What the binding takes: address, element, shape, strides in elements. The caller keeps the array."""
-    element = ELEMENTS.get(array.dtype.name, OTHER) if array.dtype.isnative else OTHER
     strides = tuple(step // array.itemsize for step in array.strides)
-    return array.ctypes.data, element, array.shape, strides
+    return array.ctypes.data, of_array(array.dtype), array.shape, strides
 
 
 _DTYPES = {ELEMENTS["int8"]: np.dtype(np.int8), ELEMENTS["float16"]: np.dtype(np.float16)}
@@ -63,7 +62,7 @@ def _public(function: Function) -> Any:
 
 prompt_flash_attention: signatures.PromptFlashAttention[_NDArray] = _public(PROMPT)
 npu_prompt_flash_attention: signatures.NpuPromptFlashAttention[_NDArray] = _public(NPU_PROMPT)
-incre_flash_attention = _public(INCRE)
-npu_incre_flash_attention = _public(NPU_INCRE)
-npu_fused_infer_attention_score = _public(FUSED)
-npu_fused_infer_attention_score_v2 = _public(FUSED_V2)
+incre_flash_attention: Any = _public(INCRE)
+npu_incre_flash_attention: Any = _public(NPU_INCRE)
+npu_fused_infer_attention_score: Any = _public(FUSED)
+npu_fused_infer_attention_score_v2: Any = _public(FUSED_V2)

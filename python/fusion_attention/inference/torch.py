@@ -124,7 +124,7 @@ def _public(function: Function) -> Any:
 
 prompt_flash_attention: signatures.PromptFlashAttention[Tensor] = _public(PROMPT)
 npu_prompt_flash_attention: signatures.NpuPromptFlashAttention[Tensor] = _public(NPU_PROMPT)
-incre_flash_attention = _public(INCRE)
-npu_incre_flash_attention = _public(NPU_INCRE)
-npu_fused_infer_attention_score = _public(FUSED)
-npu_fused_infer_attention_score_v2 = _public(FUSED_V2)
+incre_flash_attention: Any = _public(INCRE)
+npu_incre_flash_attention: Any = _public(NPU_INCRE)
+npu_fused_infer_attention_score: Any = _public(FUSED)
+npu_fused_infer_attention_score_v2: Any = _public(FUSED_V2)
