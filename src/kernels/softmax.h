@@ -24,7 +24,7 @@ namespace fusion_attention::kernels {
 
 inline constexpr float kLn2 = 0.693147180559945309f;
 inline constexpr float kHeadroom = 8.0f;  // P ≤ 2^8: far from overflow in any format, and rescales stay rare
-inline constexpr float kNothing = -FLT_MAX;  // m of a row that has seen no key, and the maximum we document for it
+inline constexpr float kNothing = -FLT_MAX;  // m of a row that has seen no key; its documented maximum
 inline constexpr float kInfinity = __builtin_inff();
 
 // Q·Kᵀ as a half, saturating; NaN stays.
