@@ -80,19 +80,17 @@ def interleave(
     but never more than six times that, nor beyond `limit` on time.monotonic()."""
     samples = {name: warmed(function) for name, function in functions.items()}
     order, start = list(functions), time.monotonic()
-    rounds = 0
     while True:
         random.shuffle(order)
         for name in order:
             sample(functions[name], samples[name])
-        rounds += 1
         enough = all(len(s.seconds) >= least for s in samples.values())
         late = time.monotonic() - start
         if (late > seconds and enough) or late > 6 * seconds or time.monotonic() > limit:
             break
     for name, kept in samples.items():
         if not kept.seconds:
-            raise RuntimeError(f"{name}: every one of {rounds} slices was disturbed; the machine is too busy")
+            raise RuntimeError(f"every slice of {name} was disturbed: the machine is too busy")
     return samples
 
 
