@@ -76,8 +76,8 @@ def warmed(function: Callable[[], object]) -> Samples:
 def interleave(
     functions: dict[str, Callable[[], object]], seconds: float, least: int = 5, limit: float = float("inf")
 ) -> dict[str, Samples]:
-    """Rounds over all functions in shuffled order for about `seconds`, more until each has `least` kept slices,
-    but never more than six times that, nor beyond `limit` on time.monotonic()."""
+    """Rounds over all functions in shuffled order for about `seconds`, more until each has `least` kept
+    slices, but never more than six times that, nor beyond `limit` on time.monotonic()."""
     samples = {name: warmed(function) for name, function in functions.items()}
     order, start = list(functions), time.monotonic()
     while True:
@@ -95,8 +95,8 @@ def interleave(
 
 
 def peak_bytes(function: Callable[[], Any]) -> tuple[Any, int | None]:
-    """The function's result and what it added to the memory of this process at its peak, None where the kernel
-    does not tell."""
+    """The function's result and what it added to the memory of this process at its peak, None where the
+    kernel does not tell."""
     before = _status("VmRSS:")
     try:
         Path("/proc/self/clear_refs").write_text("5")  # VmHWM begins anew

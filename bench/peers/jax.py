@@ -1,4 +1,4 @@
-"""JAX: dot_product_attention and its derivative, jitted; threads follow from the cores the process may use."""
+"""JAX: dot_product_attention and its derivative, jitted; as many threads as the process may use cores."""
 
 from __future__ import annotations
 
