@@ -54,7 +54,7 @@ def _compiler(*names: str) -> str | None:
 
 
 def _vendor_library() -> Path:
-    """MKL asks one function whether the CPU is Intel's and takes a slow path where it is not: this says yes."""
+    """MKL asks one function whether the CPU is Intel's and takes a slow path if it is not: this says yes."""
     if "GenuineIntel" in Path("/proc/cpuinfo").read_text():
         raise Absent("the CPU is Intel's: MKL takes its fast path anyway, so this is `torch`")
     compiler = _compiler("cc", "gcc", "clang")

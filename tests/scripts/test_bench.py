@@ -1,4 +1,4 @@
-"""The benchmark's table is well formed; a tiny case of every kind runs and checks its answer. Nothing is timed."""
+"""The benchmark's table is well formed; a tiny case of every kind runs and is checked, none is timed."""
 
 from __future__ import annotations
 
