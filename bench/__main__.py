@@ -1,4 +1,4 @@
-"""The matrix of cases beside the machine's roofs and every peer that installs; see README.md for the method."""
+"""The matrix of cases beside the machine's roofs and every peer that installs; the method is in README.md."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """Answers against float64: sampled rows of the output and of dQ, sampled keys of dK and dV.
 
-An answer may be off by a few roundings of its dtype times the norm of the sum of its terms' magnitudes: of P and
-of the result (forward), of P, dP, dS and the result (backward). float32 is allowed what its sums may lose.
+An answer may be off by a few roundings of its dtype times the norm of the sum of its terms' magnitudes: of P
+and the result (forward), of P, dP, dS and the result (backward). float32 is allowed what its sums may lose.
 """
 
 from __future__ import annotations

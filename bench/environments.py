@@ -1,7 +1,7 @@
 """A Python and an environment for each peer's process; what is absent is a reason, never a failure.
 
-A peer's packages go into an environment of their own under build/bench, on top of the one that runs this: torch
-and this library are shared, and no peer can change another's.
+A peer's packages go into an environment of their own under build/bench, on top of the one that runs this:
+torch and this library are shared, and no peer can change another's.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ def _compiler(*names: str) -> str | None:
 
 
 def _vendor_library() -> Path:
-    """MKL asks one function whether the CPU is Intel's and takes a slow path where it is not: this one says yes."""
+    """MKL asks one function whether the CPU is Intel's and takes a slow path if it is not: this says yes."""
     if "GenuineIntel" in Path("/proc/cpuinfo").read_text():
         raise Absent("the CPU is Intel's: MKL takes its fast path anyway, so this is `torch`")
     compiler = _compiler("cc", "gcc", "clang")

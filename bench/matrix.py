@@ -1,7 +1,7 @@
 """The matrix: forward (A), decode (B), training (C), small calls (D) and the goals (G), a line per shape.
 
-Where a size is smaller than the model's, its note says so; the reason is always that one call on one thread, or a
-peer's mask or matrix of scores, would take more than about 10 s or 4 GiB.
+Where a size is smaller than the model's, its note says so; the reason is always that one call on one thread,
+or a peer's mask or matrix of scores, would take more than about 10 s or 4 GiB.
 """
 
 from __future__ import annotations
@@ -153,7 +153,7 @@ def training() -> Iterator[Case]:
 
 def goals() -> Iterator[Case]:
     """Every goal of forward, backward and decode that a CPU without tiles can reach; S = 4096 unless said."""
-    usual = {"heads": 8, "rows": 4096, "quick": 2048}
+    usual = {"heads": 8, "rows": 4096}
     percent = {
         (BF16, "forward"): {128: (90, 88), 64: (87, 84)},
         (BF16, "backward"): {128: (92, 87), 64: (91, 85)},
@@ -163,10 +163,13 @@ def goals() -> Iterator[Case]:
         (FP16, "backward"): {128: (88, 0)},
     }
     for (dtype, work), depths in percent.items():
+        size = 2048 if work == "forward" else 1024
         for depth, both in depths.items():
             for mask, goal in zip(("full", "causal"), both):
                 if goal:
-                    yield Case("G1", "", dtype, depth=depth, mask=mask, work=work, goal=goal, **usual)
+                    yield Case(
+                        "G1", "", dtype, depth=depth, mask=mask, work=work, goal=goal, quick=size, **usual
+                    )
     yield Case("G2", "", BF16, 8, 16384, 128, "window:1024", quick=4096, goal=75)
     yield Case("G3", "", BF16, 8, 2048, 128, "kept:0.9", batch=2, quick=2048, goal=80)
     yield Case("G3", "", BF16, 8, 2048, 128, "documents:4", batch=2, quick=2048, goal=65)

@@ -14,6 +14,7 @@ from typing import Any
 # A neighbour that takes the core keeps it for a few milliseconds: one such switch in 100 ms costs little.
 SECONDS_PER_SWITCH = 0.1
 SLICE = 2e-3  # seconds: a shorter call is repeated within a slice
+LONG = 0.2  # seconds: a call that has been made once is as warm as it will be
 
 
 @dataclass
@@ -61,8 +62,10 @@ def sample(function: Callable[[], object], into: Samples) -> None:
         into.dropped += 1
 
 
-def warmed(function: Callable[[], object]) -> Samples:
-    """Caches, plans, pools and pages are warm, and a slice has a length."""
+def warmed(function: Callable[[], object], made: float) -> Samples:
+    """Caches, plans, pools and pages are warm, and a slice has a length. `made`: what a first call took, or 0."""
+    if made > LONG:
+        return Samples()
     start = time.perf_counter()
     function()
     seconds = time.perf_counter() - start
@@ -74,31 +77,33 @@ def warmed(function: Callable[[], object]) -> Samples:
 
 
 def interleave(
-    functions: dict[str, Callable[[], object]], seconds: float, least: int = 5, limit: float = float("inf")
+    functions: dict[str, Callable[[], object]],
+    seconds: float,
+    least: int,
+    limit: float,
+    made: dict[str, float],
 ) -> dict[str, Samples]:
-    """Rounds over all functions in shuffled order for about `seconds`, more until each has `least` kept slices,
-    but never more than six times that, nor beyond `limit` on time.monotonic()."""
-    samples = {name: warmed(function) for name, function in functions.items()}
+    """Rounds over all functions in shuffled order for about `seconds`, more until each has `least` kept
+    slices, but never more than six times that, nor beyond `limit` on time.monotonic()."""
+    samples = {name: warmed(function, made.get(name, 0)) for name, function in functions.items()}
     order, start = list(functions), time.monotonic()
-    rounds = 0
     while True:
         random.shuffle(order)
         for name in order:
             sample(functions[name], samples[name])
-        rounds += 1
         enough = all(len(s.seconds) >= least for s in samples.values())
         late = time.monotonic() - start
         if (late > seconds and enough) or late > 6 * seconds or time.monotonic() > limit:
             break
     for name, kept in samples.items():
         if not kept.seconds:
-            raise RuntimeError(f"{name}: every one of {rounds} slices was disturbed; the machine is too busy")
+            raise RuntimeError(f"every slice of {name} was disturbed: the machine is too busy")
     return samples
 
 
 def peak_bytes(function: Callable[[], Any]) -> tuple[Any, int | None]:
-    """The function's result and what it added to the memory of this process at its peak, None where the kernel
-    does not tell."""
+    """The function's result and what it added to the memory of this process at its peak, None where the
+    kernel does not tell."""
     before = _status("VmRSS:")
     try:
         Path("/proc/self/clear_refs").write_text("5")  # VmHWM begins anew

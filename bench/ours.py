@@ -127,7 +127,7 @@ class Ours:
 
 
 def paged(stored: Tensor, size: int, order: Tensor) -> Tensor:
-    """[batch, heads, keys, channels] as a pool [pages, heads, size, channels]: page p is page order[p] of all."""
+    """[batch, heads, keys, channels] as a pool [pages, heads, size, channels]; its page p is order[p]."""
     batch, heads, keys, depth = stored.shape
     pages = stored.view(batch, heads, keys // size, size, depth).transpose(1, 2)
     return pages.reshape(-1, heads, size, depth)[order].contiguous()

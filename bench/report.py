@@ -20,7 +20,7 @@ def best(cell: dict[str, Any]) -> tuple[str, float] | None:
 
 
 def table(cells: list[dict[str, Any]], peers: list[str]) -> str:
-    """ours: ms, spread, rate, percent of the roof and of the goal; per peer × of its time, − where it has none."""
+    """ours: ms, spread, rate, percent of the roof and of the goal; per peer how many times ours."""
     head = f"{'case':{NAME}} thr {'ms':>9} {'±%':>3} {'rate':>10} {'% roof':>6} {'goal':>4}"
     lines = [head + "".join(f" {name:>11}" for name in peers)]
     for cell in cells:
@@ -45,7 +45,7 @@ def table(cells: list[dict[str, Any]], peers: list[str]) -> str:
 
 
 def summary(results: dict[str, Any]) -> str:
-    """Geometric means, the worst cell, cells below 1.0×, errors beside torch's, what each peer could not do."""
+    """Geometric mean, worst cell, cells below 1.0×, errors beside torch's, what each peer could not do."""
     cells = results["cells"]
     won = [(cell, *found) for cell in cells if "ours" in cell and (found := best(cell))]
     lines = []

@@ -19,6 +19,7 @@ from .peers import PEERS
 from .worker import ALONE
 
 TOO_MANY = "this machine offers {} cores"
+ALONE_SHARE = 0.4  # of a peer's time, for the cases that none can express
 
 
 @dataclass(frozen=True)
@@ -42,16 +43,16 @@ class Run:
 
     def measure(self, peers: Iterable[str], pace: Pace) -> None:
         """Each peer gets an equal share of what is left of the time; at the end, what ran beside no peer."""
-        names = list(peers)
-        for place, name in enumerate(names):
-            left = max(0.0, pace.limit - time.monotonic())
-            limit = time.monotonic() + left / (len(names) + 1 - place)
+        present: dict[str, Environment] = {}
+        for name in peers:
             try:
-                where = environment(PEERS[name])
+                present[name] = environment(PEERS[name])
             except Absent as reason:
                 self.fates[name] = f"absent: {reason}"
                 print(f"{name}: absent, {reason}", flush=True)
-                continue
+        for place, (name, where) in enumerate(present.items()):
+            left = max(0.0, pace.limit - time.monotonic())
+            limit = time.monotonic() + left / (len(present) - place + ALONE_SHARE)
             self._peer(name, where, self.cases, Pace(pace.seconds, pace.least, limit))
             told = [x["peers"][name] for x in self.cells.values() if name in x["peers"]]
             self.fates[name] = f"measured in {sum('ms' in x for x in told)} of {len(told)} cells"

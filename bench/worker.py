@@ -94,7 +94,8 @@ def measured(case: Any, peer: Any, seconds: float, least: int, limit: float) -> 
     roof, rates = roof_of(case), []
     functions["roof"] = lambda: rates.append(machine.measure_roof(roof, 0.005))
     try:
-        samples = interleave(functions, seconds, least, limit)
+        made = {name: told["first_call_s"] for name, told in result.items()}
+        samples = interleave(functions, seconds, least, limit, made)
     except RuntimeError as error:
         return {"reason": str(error)}
     # The upper quartile: a disturbed roof slice would flatter everybody.

@@ -1,7 +1,8 @@
-"""JAX: dot_product_attention and its derivative, jitted; threads follow from the cores the process may use."""
+"""JAX: dot_product_attention and its derivative, jitted; as many threads as the process may use cores."""
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -52,4 +53,9 @@ class Jax(Peer):
 
 
 def create(threads: int) -> Peer:
+    if (
+        threads == 1
+    ):  # else threads of its own would take turns on one core, and each turn count as a disturbance
+        os.environ["XLA_FLAGS"] = "--xla_cpu_multi_thread_eigen=false"
+        jax.config.update("jax_cpu_enable_async_dispatch", False)
     return Jax()

@@ -23,7 +23,7 @@ class Math(Peer):
     def _words(self, piece: Piece) -> dict[str, Any]:
         causal = piece.kind == "causal"
         return {
-            "attn_mask": None if causal else piece.keep,
+            "attn_mask": None if causal else piece.bias(),
             "dropout_p": 1 - piece.case.keep_prob,
             "is_causal": causal,
             "scale": piece.scale,

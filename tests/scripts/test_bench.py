@@ -1,4 +1,4 @@
-"""The benchmark's table is well formed, and a tiny case of every kind runs and checks its answer. Nothing is timed."""
+"""The benchmark's table is well formed; a tiny case of every kind runs and is checked, none is timed."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ WANTED = {f"A{n}" for n in range(1, 18)} | {f"B{n}" for n in range(1, 8)} | {f"C
 
 def test_the_matrix_is_complete_and_its_cases_are_told_apart():
     table = matrix.matrix()
-    assert WANTED <= {case.id for case in table}
+    assert {case.id for case in table} >= WANTED
     assert len({case.key for case in table}) == len(table)
     for case in table:
         kind, _ = cases.parse_mask(case.mask)
