@@ -20,6 +20,7 @@ from fusion_attention import _check, _core, _shapes, _strict, _table
 from fusion_attention._define import define, torch_schemas
 from fusion_attention._elements import ELEMENTS, OTHER
 from fusion_attention._explain import examiner
+from fusion_attention._torch_direct import is_direct
 from fusion_attention._torch_dropout import (
     _npu_dropout_gen_mask,
     draw_numbers,
@@ -264,32 +265,9 @@ _TYPE = _table.PLACE["pse_type"] + 1
 _Three = tuple[Tensor, Tensor, Tensor]
 
 
-_modes = torch._C._len_torch_dispatch_stack
-_function_modes = torch._C._len_torch_function_stack
-_transform = torch._C._functorch.peek_interpreter_stack
-_trace = torch._C._get_tracing_state
-_profiles = torch._C._autograd._profiler_enabled
-_ORDINARY = frozenset((Tensor, torch.nn.Parameter))
-
-
-def _is_direct(words: tuple[Any, ...]) -> bool:
-    """Whether the dispatcher would hand these to our kernel as they are: ordinary tensors, and no mode,
-    transform, trace or profiler. It takes longer on the way than a small problem does."""
-    if torch.compiler.is_compiling() or _modes() or _function_modes():
-        return False
-    if _transform() is not None or _trace() is not None or _profiles():
-        return False
-    for word in words:
-        if not isinstance(word, Tensor):
-            continue
-        if type(word) not in _ORDINARY or word.is_neg() or word._is_zerotensor():
-            return False
-    return True
-
-
 def _infer(*words: Any) -> _Three:
     """The operator `inference`, by the shortest way."""
-    result: _Three = _forward_kernel(*words) if _is_direct(words) else _inference(*words)
+    result: _Three = _forward_kernel(*words) if is_direct(words) else _inference(*words)
     return result
 
 
@@ -321,7 +299,7 @@ class _Attention(torch.autograd.Function):
             places.remove(_PSE)
         saved = dy, top, total, out
         ordered = (*words[:_OPERANDS], *saved, *words[_OPERANDS:])
-        backward = _backward_kernel if _is_direct(ordered) and not torch.is_grad_enabled() else _backward
+        backward = _backward_kernel if is_direct(ordered) and not torch.is_grad_enabled() else _backward
         gradients = backward(*ordered, pse_gradient=_PSE in places)
         results: list[Tensor | None] = [None] * len(words)
         for place, gradient in zip((*range(_OPERANDS), *places), gradients):

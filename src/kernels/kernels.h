@@ -39,12 +39,12 @@ struct Scales {
 
 // Some channels of every key (or value) of a sequence, as they are stored.
 struct KeyChannels {
-  Operand rows;           // of the sequence, behind its prefix; with pages, of page 0
-  Operand prefix;         // of the prefix
+  Operand rows{};         // of the sequence, behind its prefix; with pages, of page 0
+  Operand prefix{};       // of the prefix
   std::int64_t page = 0;  // bytes from page to page
   std::int64_t channels = 0;
   Dtype dtype = Dtype::float32;  // the query's, int8 or int4
-  Scales scale, offset;          // of int8 and int4
+  Scales scale{}, offset{};      // of int8 and int4
 };
 
 // The keys (or values) of one sequence: fusion_attention/cache.h says which is where.
