@@ -22,6 +22,15 @@ template <>
 inline constexpr float kExp2<5>[6] = {0.999999925f,  0.693153073f,   0.240153617f,
                                       0.0558263181f, 0.00898934002f, 0.0018775767f};
 
+// One rounding where the target has an instruction for it.
+FA_INLINE float multiply_add(float a, float b, float c) {
+#ifdef __FP_FAST_FMAF
+  return __builtin_fmaf(a, b, c);
+#else
+  return a * b + c;
+#endif
+}
+
 struct Scalar {
   static constexpr const char* kName = "scalar";
 
@@ -77,10 +86,10 @@ struct Scalar {
     return each([&](int i) { return a.lane[i] > b.lane[i] ? a.lane[i] : b.lane[i]; });
   }
   FA_INLINE static vec fma(vec a, vec b, vec c) {
-    return each([&](int i) { return a.lane[i] * b.lane[i] + c.lane[i]; });
+    return each([&](int i) { return multiply_add(a.lane[i], b.lane[i], c.lane[i]); });
   }
   FA_INLINE static vec fms(vec a, vec b, vec c) {
-    return each([&](int i) { return a.lane[i] * b.lane[i] - c.lane[i]; });
+    return each([&](int i) { return multiply_add(a.lane[i], b.lane[i], -c.lane[i]); });
   }
   FA_INLINE static vec sqrt(vec a) {
     return each([&](int i) { return __builtin_sqrtf(a.lane[i]); });

@@ -22,7 +22,7 @@ class Guarded {
     if (p == MAP_FAILED) throw std::bad_alloc();
     base_ = static_cast<std::byte*>(p);
     end_ = base_ + page_ + inner;
-    if (mprotect(base_ + page_, inner, PROT_READ | PROT_WRITE) != 0) throw std::bad_alloc();
+    if (inner > 0 && mprotect(base_ + page_, inner, PROT_READ | PROT_WRITE) != 0) throw std::bad_alloc();
   }
   ~Guarded() { munmap(base_, mapped_); }
   Guarded(const Guarded&) = delete;
