@@ -63,7 +63,7 @@ def sample(function: Callable[[], object], into: Samples) -> None:
 
 
 def warmed(function: Callable[[], object], made: float) -> Samples:
-    """Caches, plans, pools and pages are warm, and a slice has a length. `made`: what a first call took, or 0."""
+    """Caches, plans, pools and pages warm, a slice of a length. `made`: what a first call took, or 0."""
     if made > LONG:
         return Samples()
     start = time.perf_counter()
