@@ -21,7 +21,7 @@ def best(cell: dict[str, Any]) -> tuple[str, float] | None:
 
 def table(cells: list[dict[str, Any]], peers: list[str]) -> str:
     """ours: ms, spread, rate, percent of the roof and of the goal; per peer how many times ours."""
-    head = f"{'case':{NAME}} thr {'ms':>9} {'±%':>3} {'rate':>10} {'% roof':>6} {'goal':>4}"
+    head = f"{'case':{NAME}} thr {'ms':>9} {'±%':>3} {'rate':>10} {'% roof':>6} {'goal':>4} {'MiB':>6}"
     lines = [head + "".join(f" {name:>11}" for name in peers)]
     for cell in cells:
         if "ours" not in cell:
@@ -33,9 +33,11 @@ def table(cells: list[dict[str, Any]], peers: list[str]) -> str:
         rate = (cell["bytes"] if reads else cell["flops"]) / one["ms"] / 1e6
         unit = "GB/s" if reads else "GF/s"
         goal = str(cell["goal"] or "")
+        peaks = [x["peak_bytes"] for x in one["processes"] if x.get("peak_bytes") is not None]
+        memory = f"{max(peaks) / 2**20:.1f}" if peaks else "?"
         line = (
             f"{cell['name']:{NAME}} {cell['threads']:3} {one['ms']:9.3f} {100 * one['spread']:3.0f} "
-            f"{rate:5.0f} {unit} {100 * one['of_roof']:6.1f} {goal:>4}"
+            f"{rate:5.0f} {unit} {100 * one['of_roof']:6.1f} {goal:>4} {memory:>6}"
         )
         for name in peers:
             told = cell["peers"].get(name, {})
@@ -61,6 +63,8 @@ def summary(results: dict[str, Any]) -> str:
     wrong = [cell for cell in cells if "wrong" in cell]
     lines.append(f"wrong answers of ours: {len(wrong)}")
     lines += [f"  {cell['key']}: {cell['wrong']}" for cell in wrong]
+    notes = {f"{cell['id']} {cell['model']}: {cell['note']}": None for cell in cells if cell["note"]}
+    lines += ["not as in the matrix of models:"] * bool(notes) + [f"  {note}" for note in notes]
     for name, fate in results["peers"].items():
         lines.append(f"{name} ({PEERS[name].says}): {fate}")
         reasons = defaultdict(list)

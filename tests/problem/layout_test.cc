@@ -17,7 +17,7 @@ TEST(Layout, LettersInEitherCase) {
   EXPECT_EQ(parse_layout("bSnD"), Layout::bsnd);
   EXPECT_EQ(parse_layout("BNSD"), Layout::bnsd);
   EXPECT_EQ(parse_layout("tnd"), Layout::tnd);
-  for (const char* wrong : {"", "BS", "BSHD", "NBSD", "BSND ", "TN"})
+  for (const char* wrong : {"", "BS", "BSHD", "NBDS", "BSND ", "TN"})
     EXPECT_FALSE(parse_layout(wrong)) << wrong;
 }
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import math
+from pathlib import Path
 
 import fusion_attention
 import ml_dtypes
@@ -15,6 +16,7 @@ from fusion_attention.inference.decode import FUNCTIONS
 from fusion_attention.inference.numpy import npu_fused_infer_attention_score as attend
 
 MOST = 2147483647
+DOCS = Path(__file__).parents[2] / "docs"
 _INTEGER = (
     "dequant_scale1=None, quant_scale1=None, dequant_scale2=None, quant_scale2=None, quant_offset2=None"
 )
@@ -60,7 +62,9 @@ def test_signatures_of_the_documents(front, name):
 
 
 def test_the_page_is_current():
-    assert page.PAGE.read_text() == page.page(), "run: python -m fusion_attention.inference.page"
+    assert (DOCS / page.PAGE.name).read_text() == page.page(), (
+        "run: python -m fusion_attention.inference.page"
+    )
     assert {function.name for function in FUNCTIONS} == DOCUMENTED.keys()
 
 

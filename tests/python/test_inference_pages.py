@@ -1,12 +1,14 @@
 """What is written from the table of the inference operators stands in the repository as it is written."""
 
 import inspect
+from pathlib import Path
 
 import fusion_attention.inference.numpy as front
 import pytest
 from fusion_attention.inference import stubs, table
 
 MAX = 2147483647
+DOCS = Path(__file__).parents[2] / "docs"
 DOCUMENTED = {
     "prompt_flash_attention": (
         "query, key, value, attn_mask=None, actual_seq_lengths=None, actual_seq_lengths_kv=None, "
@@ -36,8 +38,8 @@ def test_types():
 
 
 def test_pages():
-    assert "prompt_flash_attention.md" in [path.name for path in stubs.pages()]
-    for path in stubs.pages():
+    assert "prompt_flash_attention.md" in [path.name for path in stubs.pages(DOCS)]
+    for path in stubs.pages(DOCS):
         assert path.read_text() == stubs.page(path.read_text()), path.name
 
 

@@ -71,12 +71,12 @@ def page(given: str) -> str:
     return _MARKED.sub(lambda found: found[1] + _PARTS[found[2]](found[3]) + found[4], given)
 
 
-def pages() -> list[Path]:
+def pages(docs: Path) -> list[Path]:
     """The pages with marked parts."""
-    return [path for path in sorted(DOCS.glob("*.md")) if _MARKED.search(path.read_text())]
+    return [path for path in sorted(docs.glob("*.md")) if _MARKED.search(path.read_text())]
 
 
 if __name__ == "__main__":
     FILE.write_text(text())
-    for path in pages():
+    for path in pages(DOCS):
         path.write_text(page(path.read_text()))
