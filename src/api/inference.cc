@@ -3,6 +3,7 @@
 #include <atomic>
 #include <cfloat>
 #include <cmath>
+#include <cstring>
 #include <limits>
 
 #include "api/copies.h"
@@ -126,8 +127,12 @@ std::vector<float> read_sink(const Array& sink, std::int64_t heads) {
 }
 
 // Problem whose overlay has a plane per packed sequence: an Overlay goes by the batch entry, so each sequence
-// is a problem of its own, with its rows of query and output.
+// is a problem of its own, with its rows of query and output. Rows behind the last one are zero.
 void run_each(const Problem& whole) {
+  const TensorView& out = whole.output;  // contiguous
+  if (out.data)
+    std::memset(out.data, 0,
+                static_cast<std::size_t>(bytes_of(out.dtype, out.heads() * out.rows() * out.channels())));
   const auto rows_from = [](TensorView& view, const Sequence& sequence) {
     view.data = static_cast<std::byte*>(view.data) + bytes_of(view.dtype, sequence.row * view.stride[2]);
     view.shape[2] = sequence.rows;
@@ -200,7 +205,6 @@ struct InferenceAttention::Given {
   std::optional<Pse> pse;
   Array mask;  // float16 or a tree
   bool halves = false, windows = false;
-  Overlay padded;  // the mask as the caller handed it over
   std::shared_ptr<const OutputScales> output_scales;
   TensorView query, query_rope;  // to be joined
   std::vector<float> sink;
@@ -242,7 +246,6 @@ InferenceAttention::InferenceAttention(const Array& query, const Array& key, con
   if (is_strict(options.strict)) refuse_undocumented({layouts, query, key, value, options, problem_});
   kept.halves = problem_.overlay && options.atten_mask.element == Element::float16;
   kept.windows = problem_.overlay && has_windows(problem_);
-  kept.padded = problem_.overlay;
   if (kept.halves || options.sparse_mode == 9) kept.mask = options.atten_mask;
   if (kept.query_rope.channels() > 0) {
     problem_.query = described(problem_.query, problem_.query.channels() + kept.query_rope.channels());
@@ -270,16 +273,17 @@ Element InferenceAttention::output_element() const {
   }
 }
 
-void InferenceAttention::forward(void* attention_out, float* softmax_lse) {
-  problem_.output.data = attention_out;
+void InferenceAttention::forward(void* attention_out, float* softmax_lse) const {
+  Problem problem = problem_;
+  problem.output.data = attention_out;
   Buffer query, mask, pse, max, sum;
-  if (given_->query_rope.channels() > 0) problem_.query = joined(given_->query, given_->query_rope, query);
+  if (given_->query_rope.channels() > 0) problem.query = joined(given_->query, given_->query_rope, query);
   if (given_->halves) {
-    problem_.overlay = mask_of_halves(given_->mask, mask);
+    problem.overlay = mask_of_halves(given_->mask, mask);
   } else if (given_->mask) {
-    problem_.overlay = tree_overlay(given_->mask, problem_, mask);
+    problem.overlay = tree_overlay(given_->mask, problem, mask);
   } else if (given_->windows) {
-    problem_.overlay = window_overlay(given_->padded, problem_, mask);
+    problem.overlay = window_overlay(problem_.overlay, problem, mask);
   }
   if (given_->pse) {
     TensorView view = given_->pse->view;
@@ -288,21 +292,20 @@ void InferenceAttention::forward(void* attention_out, float* softmax_lse) {
       copy(view, packed);
       view = packed;
     }
-    problem_.bias.data = view.data;
-    place_pse(*given_->pse, view, problem_);
+    problem.bias.data = view.data;
+    place_pse(*given_->pse, view, problem);
   }
-  const std::int64_t rows = problem_.query.batches() * problem_.query.heads() * problem_.query.rows();
+  const std::int64_t rows = problem.query.batches() * problem.query.heads() * problem.query.rows();
   if (softmax_lse) {
-    problem_.statistics.max = max.floats(rows);
-    problem_.statistics.sum = sum.floats(rows);
+    problem.statistics.max = max.floats(rows);
+    problem.statistics.sum = sum.floats(rows);
   }
-  if (given_->mask && !given_->halves && problem_.statistics.order == StatisticsOrder::row_major) {
-    run_each(problem_);
+  if (given_->mask && !given_->halves && problem.statistics.order == StatisticsOrder::row_major) {
+    run_each(problem);
   } else {
-    run(problem_);
+    run(problem);
   }
-  if (softmax_lse) make_lse(problem_, problem_.statistics.max, problem_.statistics.sum, softmax_lse);
-  problem_.overlay = given_->padded;  // copies end here
+  if (softmax_lse) make_lse(problem, problem.statistics.max, problem.statistics.sum, softmax_lse);
 }
 
 std::vector<std::string> InferenceAttention::notes() const {

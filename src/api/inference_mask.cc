@@ -122,13 +122,16 @@ Band band_of(std::int64_t mode, const Tokens& tokens, const Sequence& sequence) 
 void check_tree(const Spelling& spelling, const InferenceOptions& options, Layout layout,
                 const Problem& problem) {
   if (!options.stored.query_rope) refuse("sparse_mode", "9", "0 to 4 without query_rope and key_rope");
+  if (options.stored.query_padding_size) refuse("query_padding_size", "a tensor", "None for sparse_mode 9");
   check_tree_mask(spelling, options.atten_mask, layout, problem);
 }
 
 // Padding takes part where the lengths that it goes with are given.
-bool has_left_padding(const InferenceOptions& options) {
-  return (options.stored.kv_padding_size && options.actual_seq_lengths_kv) ||
-         (options.stored.query_padding_size && options.actual_seq_lengths);
+bool has_left_padding(const InferenceOptions& options, const Problem& problem) {
+  const auto has_numbers = [](const auto& list) { return list && !list->empty(); };
+  return (options.stored.kv_padding_size && has_numbers(options.actual_seq_lengths_kv)) ||
+         (options.stored.query_padding_size && has_numbers(options.actual_seq_lengths) &&
+          problem.query.rows() > 1);
 }
 
 }  // namespace
@@ -155,7 +158,8 @@ void apply_inference_mask(const Spelling& spelling, const InferenceOptions& opti
   } else {
     problem.overlay = full_mask(spelling, mask, single, batches, problem.query.rows(), keys);
   }
-  if (mode == 0 && (single || has_left_padding(options))) return;  // documented: the tokens say nothing then
+  if (mode == 0 && (single || has_left_padding(options, problem)))
+    return;  // documented: the tokens say nothing then
   const Tokens tokens = tokens_of(options);
   for (Sequence& sequence : problem.sequences) sequence.band = band_of(mode, tokens, sequence);
 }

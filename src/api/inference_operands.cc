@@ -91,7 +91,7 @@ std::vector<std::int64_t> lengths_per_batch(const Spelling& spelling, const Ends
     if (length < 0 || length > most)
       spelling.refuse_form(given.argument, number(length), "0 to S = " + number(most));
   }
-  lengths.resize(static_cast<std::size_t>(batches), given.list->front());
+  if (!lengths.empty()) lengths.resize(static_cast<std::size_t>(batches), lengths.front());
   return lengths;
 }
 

@@ -309,3 +309,24 @@ def test_the_example_of_incre(torch_npu):
     )
     assert torch.equal(out, v)  # one key has all the weight
     assert torch.equal(torch.ops.npu.npu_incre_flash_attention(q, k, v, num_heads=40), v)
+
+
+def test_rows_behind_the_last_packed_tree_are_zero(monkeypatch):
+    monkeypatch.setattr(np, "empty", lambda shape, dtype: np.full(shape, 7, dtype))
+    out, lse = attend(
+        normal(0, 7, 2, 16),
+        normal(1, 9, 2, 16),
+        normal(2, 9, 2, 16),
+        query_rope=normal(3, 7, 2, 8),
+        key_rope=normal(4, 9, 2, 8),
+        atten_mask=np.zeros(2 * 2 + 3 * 3, bool),
+        actual_seq_lengths=[2, 5],
+        actual_seq_lengths_kv=[4, 8],
+        num_heads=2,
+        num_key_value_heads=2,
+        input_layout="TND",
+        sparse_mode=9,
+        softmax_lse_flag=True,
+    )
+    assert (out[:5] != 7).all() and (out[5:] == 0).all()
+    assert np.isfinite(lse[:5]).all() and np.isposinf(lse[5:]).all()

@@ -73,7 +73,7 @@ class InferenceAttention {
 
   // Contiguous memory of output_shape(); and of lse_shape(), or null: ln Σ exp(score) of every row, +inf for
   // one that sees nothing.
-  void forward(void* attention_out, float* softmax_lse);
+  void forward(void* attention_out, float* softmax_lse) const;
 
   // What forward will compute, without the pointers that it is given.
   const Problem& problem() const { return problem_; }
