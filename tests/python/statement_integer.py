@@ -26,13 +26,19 @@ def scaled(sums: np.ndarray, scale: float) -> np.ndarray:
     return half(np.clip(product.astype(np.float64), -MOST, MOST))
 
 
-def quantised(x: np.ndarray, scale: float, offset: float | None = None) -> np.ndarray:
-    """Q(x, scale, offset), int8 values held as int64; NaN is 0. A half that overflows saturates or becomes
-    infinite on the way: both end at ±128."""
-    y = half(half(x) * half(np.clip(np.float32(scale), -MOST, MOST)))
-    if offset is not None:
-        y = half(y + half(np.float32(offset)))
-    return np.clip(np.rint(np.nan_to_num(y, nan=0.0)), -128, 127).astype(np.int64)
+def quantised_weights(weights: np.ndarray, scale: float) -> np.ndarray:
+    """Q(weights, scale, 0), int8 values held as int64."""
+    y = half(weights * half(np.clip(np.float32(scale), -MOST, MOST)))
+    return np.clip(np.rint(y), -128, 127).astype(np.int64)
+
+
+def quantised_output(y: np.ndarray, scale: np.ndarray, offset: np.ndarray | None) -> np.ndarray:
+    """Q(y, scale, offset) of halves, int8: every step an IEEE half, which may become infinite; NaN is 0."""
+    with np.errstate(over="ignore", invalid="ignore"):
+        x = y.astype(np.float16) * scale.astype(np.float16)
+        if offset is not None:
+            x = x + offset.astype(np.float16)
+    return np.clip(np.rint(np.where(np.isnan(x), 0, x)), -128, 127).astype(np.int8)
 
 
 def scores(query, key, scale, deq_scale1, bias=None) -> np.ndarray:
@@ -71,7 +77,7 @@ def integer_attention(
             alpha = 0.0 if before is None else float(half(np.exp(half(before - top))))
             weights = half(np.exp(half(tile - top)))
             total = np.float32(np.float32(total * np.float32(alpha)) + np.float32(weights.sum()))
-            share = scaled(quantised(weights, quant_scale1) @ value[at].astype(np.int64), deq_scale2)
+            share = scaled(quantised_weights(weights, quant_scale1) @ value[at].astype(np.int64), deq_scale2)
             row = half((row * alpha).astype(np.float32) + share.astype(np.float32))
         if top is not None:
             out[i], sees[i] = half(row / half(total)), True
