@@ -78,6 +78,25 @@ def test_int8_output_in_both_modes(layer, mode):
     np.testing.assert_array_equal(out.asnumpy(), expected)
 
 
+@pytest.mark.parametrize("kind", [np.float32, np.uint64])
+def test_int8_operands_in_both_modes(layer, mode, kind):
+    given = fusion_attention.quantize_for_prompt(*arrays(np.float32), scale_value=0.25)
+    first, second = (x if kind == np.float32 else x.view(np.uint32).astype(kind) for x in given[3:6:2])
+    scales = {"deq_scale1": first, "quant_scale1": given.quant_scale1, "deq_scale2": second}
+    expected = front.prompt_flash_attention(*given[:3], **scales, **WORDS)
+
+    class Integer(nn.Cell):
+        def construct(self, query, key, value, deq_scale1, quant_scale1, deq_scale2):
+            return ops.prompt_flash_attention(
+                query, key, value, deq_scale1=deq_scale1, quant_scale1=quant_scale1, deq_scale2=deq_scale2,
+                num_heads=4, scale_value=0.25, input_layout="BNSD", num_key_value_heads=2,
+            )  # fmt: skip
+
+    out = Integer()(*tensors(given[:3]), *(Tensor(x) for x in scales.values()))
+    assert out.dtype == ms.float16 and np.abs(expected).max() > 0.5
+    np.testing.assert_array_equal(out.asnumpy(), expected)
+
+
 def test_inside_jit(layer):
     given = arrays()
 
