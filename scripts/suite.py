@@ -255,7 +255,8 @@ def mindspore(tally: Tally, settings: Settings) -> None:
         file.unlink(missing_ok=True)
         options = ["-q", "-s", "-W", "ignore", "-p", "no:cacheprovider", f"--junitxml={file}"]
         pytest: Command = [str(folder / "bin/python"), "-m", "pytest", *options, "tests/mindspore"]
-        tally.cases("mindspore", file, *run(*pytest, settings=settings))
+        dumps = {"MS_OM_PATH": str(BUILD / "mindspore")}  # of graphs that were refused
+        tally.cases("mindspore", file, *run(*pytest, settings=settings | dumps))
 
 
 def isolated(tally: Tally) -> None:
@@ -280,7 +281,7 @@ def main() -> int:
     print(f"FUSION_ATTENTION_SEED={settings['FUSION_ATTENTION_SEED']}")
     counts = {"FUSION_ATTENTION_RANDOM_PROBLEMS": "3000", "FUSION_ATTENTION_FAMILY_CALLS": "1000",
               "FUSION_ATTENTION_CELL_CALLS": "1000", "FUSION_ATTENTION_INFER_CALLS": "5000",
-              "FUSION_ATTENTION_SERVING_STEPS": "512"}  # fmt: skip
+              "FUSION_ATTENTION_INTEGER_CALLS": "5000", "FUSION_ATTENTION_SERVING_STEPS": "512"}  # fmt: skip
     counts = settings | (counts if full else {})
 
     tally = Tally()
