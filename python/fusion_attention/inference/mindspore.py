@@ -122,7 +122,8 @@ _DTYPES = {ELEMENTS["int8"]: ms.int8, ELEMENTS["float16"]: ms.float16}
 
 def _names(function: Function) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """The caller's names of what may be a tensor, operands first, and of the others."""
-    tensors, others = [], []
+    tensors: list[str] = []
+    others: list[str] = []
     for name, argument, _ in function.parameters():
         (tensors if argument.kind in ("tensor", "ints") else others).append(name)
     return tuple(tensors), tuple(others)
@@ -132,11 +133,12 @@ def _run(call: _Checked, narrow: tuple[bool, ...], operands: tuple[Any, ...]) ->
     """The call in NumPy. narrow: which operands were bfloat16 before the graph widened them."""
     function, words = call.function, dict(call.words)
     given = [x.astype(_BFLOAT16) if was else x for x, was in zip(operands, narrow)]
-    for name, array in zip(_names(function)[0][OPERANDS:], given[OPERANDS:]):
+    query, key, value, *optional = given
+    for name, array in zip(_names(function)[0][OPERANDS:], optional):
         if array.shape != _ABSENT:
             word = function.spellings.get(name, name)
             words[word] = exact.as_ints(name, array) if function.rows[word].kind == "ints" else array
-    out = front.attend(function, *given[:OPERANDS], words)
+    out = front.attend(function, query, key, value, words)
     return out.astype(np.float32) if out.dtype == _BFLOAT16 else out
 
 
@@ -150,8 +152,8 @@ def _operator_of(name: str, tensors: tuple[Any, ...], others: tuple[Any, ...]) -
 
     # MindSpore reads the source of the function, so its arguments are spelled out.
     def forward(query: Any, key: Any, value: Any, a: Any, b: Any, c: Any, d: Any, e: Any, f: Any, g: Any,
-                h: Any, i: Any, j: Any, k: Any, l: Any) -> Any:  # noqa: E741  # fmt: skip
-        return _run(call, narrow, (query, key, value, a, b, c, d, e, f, g, h, i, j, k, l))
+                h: Any, i: Any, j: Any, k: Any, m: Any) -> Any:  # fmt: skip
+        return _run(call, narrow, (query, key, value, a, b, c, d, e, f, g, h, i, j, k, m))
 
     return ops.Custom(
         forward,
@@ -197,7 +199,7 @@ class _Served(nn.Cell):  # type: ignore[misc]
             return x.astype(ms.float32)
         return x
 
-    def _attend(self, query, key, value, optional, others):  # type: ignore[no-untyped-def]
+    def _attend(self, query: Any, key: Any, value: Any, optional: Any, others: Any) -> Any:
         tensors = (query, key, value, *optional)
         operator = _operator(self._name, [_described(x) for x in tensors], others)
         absent = [self._absent] * (_MOST_OPTIONAL - len(optional))
