@@ -11,7 +11,6 @@ enum class ErrorKind {
   type,     // an argument of the wrong type (Python: TypeError)
   value,    // a value outside what is allowed (Python: RuntimeError, or the family's own type)
   form,     // a word, rank or list of the wrong form, in families that tell it from a value (ValueError)
-  not_yet,  // legal in the interface document, not built yet (Python: NotImplementedError)
   memory,   // the workspace could not be allocated (Python: MemoryError)
 };
 

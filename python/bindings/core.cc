@@ -150,7 +150,6 @@ void translate(const std::exception_ptr& pointer, void* /*payload*/) {
     PyObject* type = PyExc_RuntimeError;
     if (error.kind() == ErrorKind::type) type = PyExc_TypeError;
     if (error.kind() == ErrorKind::form) type = PyExc_ValueError;
-    if (error.kind() == ErrorKind::not_yet) type = PyExc_NotImplementedError;
     if (error.kind() == ErrorKind::memory) type = PyExc_MemoryError;
     PyErr_SetString(type, error.what());
   }
