@@ -281,7 +281,8 @@ def main() -> int:
     print(f"FUSION_ATTENTION_SEED={settings['FUSION_ATTENTION_SEED']}")
     counts = {"FUSION_ATTENTION_RANDOM_PROBLEMS": "3000", "FUSION_ATTENTION_FAMILY_CALLS": "1000",
               "FUSION_ATTENTION_CELL_CALLS": "1000", "FUSION_ATTENTION_INFER_CALLS": "5000",
-              "FUSION_ATTENTION_INTEGER_CALLS": "5000", "FUSION_ATTENTION_SERVING_STEPS": "512"}  # fmt: skip
+              "FUSION_ATTENTION_INTEGER_CALLS": "5000", "FUSION_ATTENTION_SERVING_STEPS": "512",
+              "FUSION_ATTENTION_PROMPT_ROWS": "20971520"}  # fmt: skip
     counts = settings | (counts if full else {})
 
     tally = Tally()

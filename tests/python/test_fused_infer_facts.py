@@ -330,3 +330,23 @@ def test_rows_behind_the_last_packed_tree_are_zero(monkeypatch):
     )
     assert (out[:5] != 7).all() and (out[5:] == 0).all()
     assert np.isfinite(lse[:5]).all() and np.isposinf(lse[5:]).all()
+
+
+@pytest.mark.parametrize("framework", ["numpy", "torch"])
+def test_mindspores_key_and_value_may_stand_in_a_tuple_of_one(framework):
+    from fusion_attention.mindspore import incre_flash_attention
+
+    rng = np.random.default_rng(0)
+    query, key, value = (rng.standard_normal((2, 3, rows, 16)).astype(np.float16) for rows in (1, 5, 5))
+    if framework == "torch":
+        import torch
+
+        query, key, value = map(torch.from_numpy, (query, key, value))
+    words = {"num_heads": 3, "input_layout": "BNSD"}
+    plain = incre_flash_attention(query, key, value, **words)
+    np.testing.assert_array_equal(incre_flash_attention(query, (key,), [value], **words), plain)
+    for given in ((), (key, key)):
+        with pytest.raises(RuntimeError, match=f"^key: got {len(given)} tensors, allowed is 1"):
+            incre_flash_attention(query, given, value, **words)
+    with pytest.raises(TypeError, match="^value: got "):
+        incre_flash_attention(query, key, (3,), **words)

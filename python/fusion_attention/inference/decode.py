@@ -183,6 +183,7 @@ INCRE = Function(
     },
     changes=_INCRE,
     rows=ROWS,
+    lists=("key", "value"),
 )
 NPU_INCRE = Function(
     "npu_incre_flash_attention",

@@ -56,6 +56,8 @@ def _body(function: Function) -> list[str]:
         word = f"words[{argument.name!r}] = {name}"
         if argument.kind == "tensor":
             absent = "" if argument.default is REQUIRED else f"{name} is not None and "
+            if name in function.lists:
+                checks.append(f"    if type({name}) in (tuple, list): {name} = only({name!r}, {name})")
             checks.append(f"    if {absent}not isinstance({name}, Tensor): refuse_tensor({name!r}, {name})")
             if absent:
                 words.append(f"    if {name} is not None: {word}")
@@ -96,7 +98,13 @@ def define(
     def refuse_given(name: str, given: Any, allowed: Any) -> None:
         raise RuntimeError(f"{name}: got {type(given).__name__}, allowed is {allowed}: it is reserved")
 
+    def only(name: str, given: Sequence[Any]) -> Any:
+        if len(given) != 1:
+            raise RuntimeError(f"{name}: got {len(given)} tensors, allowed is 1, in a tuple or by itself")
+        return given[0]
+
     namespace: dict[str, Any] = {
+        "only": only,
         "refuse_given": refuse_given,
         "implementation": implementation,
         "Tensor": tensor,

@@ -22,6 +22,12 @@ softmax(scale·Q·Kᵀ)·V over stored keys, on torch tensors (`fusion_attention
 (`fusion_attention.inference.numpy`); MindSpore's `incre_flash_attention` by its own words. *Written by
 `python -m fusion_attention.inference.page`; do not edit.*
 
+`incre_flash_attention` (`fusion_attention.mindspore`, `mindspore.ops` after `enable("mindspore")`) takes
+MindSpore, torch and NumPy; on MindSpore tensors in PyNative, where nothing is copied, in Graph mode and in
+`ms.jit`, where `ops.Custom` copies its operands, whole pools too. Its key and value may each stand in a
+tuple or list of one, as its document has them. In a graph what tensors contain (lengths, tables) is
+checked when it runs.
+
 B batches, N query heads, Nkv key and value heads, Sq rows (queries), Skv keys, D channels of a head, H =
 heads·D, T tokens of all packed sequences, P keys of a page; Lq and Lk the rows and keys of a sequence
 that take part.
@@ -51,7 +57,7 @@ RULES = """
   several rows and no position bias; otherwise scores are float32 throughout.
 * int8 query, key and value, and int8 results: [prompt_flash_attention.md](prompt_flash_attention.md).
 
-Not taken: fragments of pools (NZ, 5 axes), lists of tensors, float8, an int8 query over stored keys,
+Not taken: fragments of pools (NZ, 5 axes), lists of several tensors, float8, an int8 query over stored keys,
 scales per token of packed sequences (modes 1, 3; 4 and 5 are), a prefix with packed layouts, left padding
 or rope. Each is refused in one sentence.
 

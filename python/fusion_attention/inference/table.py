@@ -157,6 +157,7 @@ class Function:
     spellings: Mapping[str, str] = field(default_factory=dict)  # the caller's name: the canonical one
     changes: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)  # of a row, by canonical name
     rows: Mapping[str, Argument] = field(default_factory=lambda: BY_NAME)  # by canonical name
+    lists: tuple[str, ...] = ()  # operands that may stand in a tuple or list of one
     # MindSpore's document: bool is no int, TypeError for every wrong type, ValueError for a wrong form.
     mindspore: bool = False
 
