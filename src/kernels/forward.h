@@ -182,14 +182,16 @@ class ForwardRun {
       const std::int64_t slice_key = chunk_ + slice * a_.blocking.round_trip;
       const std::int64_t slice_end = lesser(last, slice_key + a_.blocking.round_trip);
       const auto index_of = [&](std::int64_t at) { return static_cast<int>((at - slice_key) / kBlock); };
-      const int first = index_of(key);
-      const std::uint32_t* kept = shape_.dropout.on ? draw(b, key, slice_end) : nullptr;
+      const std::int64_t first = key;
+      const std::uint32_t* kept = nullptr;
+      int begin = index_of(key);
       // Steps that a dense mask hides from every row of the block are left out, and end a run of P.
       Shown here = look(b, key);
-      for (int begin = first; key < slice_end; key += kBlock) {
+      for (; key < slice_end; key += kBlock) {
         const Shown next = key + kBlock < slice_end ? look(b, key + kBlock) : Shown{};
         const int index = index_of(key);
-        if (here.any)
+        if (here.any) {
+          if (shape_.dropout.on && !kept) kept = draw(b, first, slice_end);
           advance({.block = b,
                    .slice = slice,
                    .key = key,
@@ -197,9 +199,11 @@ class ForwardRun {
                    .index = index,
                    .general = everywhere || !here.all || key < bottom.begin || key + kBlock > top.end,
                    .last = !next.any,
-                   .kept = kept ? kept + (index - first) * kBlock : nullptr,
+                   .kept = kept ? kept + (index - index_of(first)) * kBlock : nullptr,
                    .shown = here.words});
-        if (!next.any) begin = index + 2;
+        } else {
+          begin = index + 1;
+        }
         here = next;
       }
     }
