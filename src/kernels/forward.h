@@ -24,6 +24,8 @@
 
 namespace fusion_attention::kernels {
 
+inline constexpr int kShownSteps = 3;  // whose words of visible pairs are alive at once
+
 // Where everything of a task lies in its scratch.
 template <class Arch, class Format, class T>
 struct ForwardLayout {
@@ -32,7 +34,7 @@ struct ForwardLayout {
   int slices;                           // round trips in a chunk
   std::size_t q, k, v_column, v_slice;  // bytes of one packed Q block, K step, V column block, V slice
   std::size_t p_plane;
-  std::size_t states, queries, keys, values, outputs, scores, weights, bias, kept, step;  // offsets
+  std::size_t states, queries, keys, values, outputs, scores, weights, bias, kept, shown, step;  // offsets
   std::size_t bytes;
 
   FA_INLINE ForwardLayout(const Shape& shape, const Blocking& blocking) {
@@ -58,6 +60,7 @@ struct ForwardLayout {
     weights = take(Format::kPlanes * p_plane);
     bias = take(arch::kBlockFloats * sizeof(float));
     kept = take(2 * blocking.round_trip * sizeof(std::uint32_t));
+    shown = take(kShownSteps * kBlock * sizeof(std::uint32_t));
     step = take(KeyRows<Arch, T>::step_bytes(greater(shape.depth, shape.value_depth)));
     bytes = at;
   }
@@ -172,36 +175,73 @@ class ForwardRun {
   void attend(std::int64_t b, std::int64_t end) {
     const State& s = state(b);
     const Interval &top = s.visible[0], &bottom = s.visible[rows_of(b) - 1];
-    const bool everywhere = s.hidden[0] || shape_.dropout.on || shape_.bias.kind != BiasKind::none;
+    const bool everywhere = shape_.dropout.on || shape_.bias.kind != BiasKind::none;
     const std::int64_t last = lesser(bottom.end, end);
     for (std::int64_t key = greater(chunk_, round_down(top.begin, kBlock)); key < last;) {
       const std::int64_t slice = (key - chunk_) / a_.blocking.round_trip;
       const std::int64_t slice_key = chunk_ + slice * a_.blocking.round_trip;
       const std::int64_t slice_end = lesser(last, slice_key + a_.blocking.round_trip);
-      const int begin = static_cast<int>((key - slice_key) / kBlock);
-      const std::uint32_t* kept = shape_.dropout.on ? draw(b, key, slice_end) : nullptr;
-      for (; key < slice_end; key += kBlock)
-        advance({.block = b,
-                 .slice = slice,
-                 .key = key,
-                 .begin = begin,
-                 .index = static_cast<int>((key - slice_key) / kBlock),
-                 .general = everywhere || key < bottom.begin || key + kBlock > top.end,
-                 .last = key + kBlock >= slice_end,
-                 .kept = kept ? kept + ((key - slice_key) / kBlock - begin) * kBlock : nullptr});
+      const auto index_of = [&](std::int64_t at) { return static_cast<int>((at - slice_key) / kBlock); };
+      const std::int64_t first = key;
+      const std::uint32_t* kept = nullptr;
+      int begin = index_of(key);
+      // Steps that a dense mask hides from every row of the block are left out, and end a run of P.
+      Shown here = look(b, key);
+      for (; key < slice_end; key += kBlock) {
+        const Shown next = key + kBlock < slice_end ? look(b, key + kBlock) : Shown{};
+        const int index = index_of(key);
+        if (here.any) {
+          if (shape_.dropout.on && !kept) kept = draw(b, first, slice_end);
+          advance({.block = b,
+                   .slice = slice,
+                   .key = key,
+                   .begin = begin,
+                   .index = index,
+                   .general = everywhere || !here.all || key < bottom.begin || key + kBlock > top.end,
+                   .last = !next.any,
+                   .kept = kept ? kept + (index - index_of(first)) * kBlock : nullptr,
+                   .shown = here.words});
+        } else {
+          begin = index + 1;
+        }
+        here = next;
+      }
     }
+  }
+
+  // What the rows of a block see of a step through a dense mask, if there is one.
+  struct Shown {
+    bool any = false, all = false;
+    const std::uint32_t* words = nullptr;  // a word per row; null: no mask
+  };
+  Shown look(std::int64_t b, std::int64_t key) {
+    const State& s = state(b);
+    if (!s.hidden[0]) return {.any = true, .all = true};
+    // Alive are the words of the pending step, of the one to come and of the one behind it; a step that
+    // nobody sees leaves its place to the next.
+    const int place = (shown_ring_ + 1) % kShownSteps;
+    auto* words = reinterpret_cast<std::uint32_t*>(scratch_ + at_.shown) + place * kBlock;
+    std::uint32_t some = 0, every = ~0u;
+    for (int r = 0; r < kBlock; ++r) {
+      words[r] = r < rows_of(b) ? s.shown(r, key, shape_.keys, shape_.overlay.key) : 0;
+      some |= words[r];
+      if (r < rows_of(b)) every &= words[r];
+    }
+    if (some) shown_ring_ = place;
+    return {.any = some != 0, .all = every == ~0u, .words = words};
   }
 
   // A step whose scores exist and whose softmax is still to be done.
   struct Pending {
-    std::int64_t block = -1;              // none
-    std::int64_t slice = 0;               // of the chunk
-    std::int64_t key = 0;                 // first key
-    int begin = 0;                        // first step of the block in the slice
-    int index = 0;                        // this step in the slice
-    bool general = false;                 // some pair is hidden, or there is a bias or dropout
-    bool last = false;                    // P of the slice is complete after it
-    const std::uint32_t* kept = nullptr;  // its 32 words of dropout; null: none
+    std::int64_t block = -1;               // none
+    std::int64_t slice = 0;                // of the chunk
+    std::int64_t key = 0;                  // first key
+    int begin = 0;                         // first step of the block in the slice
+    int index = 0;                         // this step in the slice
+    bool general = false;                  // some pair is hidden, or there is a bias or dropout
+    bool last = false;                     // P of the slice is complete after it
+    const std::uint32_t* kept = nullptr;   // its 32 words of dropout; null: none
+    const std::uint32_t* shown = nullptr;  // of what its rows see; null: no dense mask
   };
 
   // The words of dropout of a row block and the steps of a slice, a word per row and step. Two slices are
@@ -282,7 +322,8 @@ class ForwardRun {
             .columns = at_.columns,
             .half_scores = shape_.half_scores,
             .bias = biased ? bias : nullptr,
-            .kept = pending_.kept};
+            .kept = pending_.kept,
+            .shown = pending_.shown};
   }
 
   // O += P·V over the steps of the pending slice.
@@ -344,7 +385,7 @@ class ForwardRun {
   const bool together_;     // the rows of several heads in one block
   std::int64_t chunk_ = 0;  // first key of the packed chunk
   Pending pending_;
-  int ring_ = 0, kept_ring_ = 0;
+  int ring_ = 0, kept_ring_ = 0, shown_ring_ = 0;
   bool nonfinite_ = false;  // the packed chunk of V had such elements
 };
 

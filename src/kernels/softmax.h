@@ -91,6 +91,12 @@ struct alignas(64) SoftmaxState {
     Arch::store(top[r], Arch::set(-kInfinity));
   }
 
+  // The keys of the step from `key` on, of `keys` in all, that row r sees, as bits.
+  FA_INLINE std::uint32_t shown(int r, std::int64_t key, std::int64_t keys, std::int64_t mask_stride) const {
+    const std::uint32_t bits = visible_bits(visible[r].begin - key, visible[r].end - key);
+    if (!hidden[r]) return bits;
+    return bits & ~hidden_bits<Arch>(hidden[r], mask_stride, key, lesser(keys - key, kBlock));
+  }
   FA_INLINE bool sees(int r, std::int64_t key, std::int64_t mask_stride) const {
     return key >= visible[r].begin && key < visible[r].end && !(hidden[r] && hidden[r][key * mask_stride]);
   }
@@ -207,20 +213,21 @@ struct SoftmaxStep {
   static_assert(kStepGroups >= 1);
 
   SoftmaxState<Arch>* state;
-  const float* s;                       // C block
-  std::byte* p;                         // A, [plane][groups of the slice][32][64 B]
-  std::size_t p_plane;                  // bytes
-  float* o;                             // C blocks of O, one per 32 columns
-  std::int64_t key;                     // first key of the step
-  std::int64_t keys;                    // keys of the sequence
-  std::int64_t mask_key;                // bytes between keys of the dense mask
-  float scale;                          // · log2 e
-  int begin;                            // first step of this block in the slice
-  int index;                            // this step in the slice
-  int columns;                          // C blocks of O
-  bool half_scores = false;             // of a general hook
-  const float* bias = nullptr;          // C block (bias.h); null: none
-  const std::uint32_t* kept = nullptr;  // a word per row (dropout.h); null: all
+  const float* s;                        // C block
+  std::byte* p;                          // A, [plane][groups of the slice][32][64 B]
+  std::size_t p_plane;                   // bytes
+  float* o;                              // C blocks of O, one per 32 columns
+  std::int64_t key;                      // first key of the step
+  std::int64_t keys;                     // keys of the sequence
+  std::int64_t mask_key;                 // bytes between keys of the dense mask
+  float scale;                           // · log2 e
+  int begin;                             // first step of this block in the slice
+  int index;                             // this step in the slice
+  int columns;                           // C blocks of O
+  bool half_scores = false;              // of a general hook
+  const float* bias = nullptr;           // C block (bias.h); null: none
+  const std::uint32_t* kept = nullptr;   // a word per row (dropout.h); null: all
+  const std::uint32_t* shown = nullptr;  // a word per row, of the state; null: not asked yet
 
   // The hook of a step. General: some pair of the step is hidden, or there is a bias or dropout. Halves: a
   // step that would be plain if its scores were not rounded.
@@ -245,7 +252,7 @@ struct SoftmaxStep {
   // affair.
   template <bool General, bool Halves>
   FA_INLINE SoftmaxRow<Arch, Format, General> start(int r) const {
-    const std::uint32_t bits = General ? visible(r) : ~0u;
+    const std::uint32_t bits = !General ? ~0u : shown ? shown[r] : state->shown(r, key, keys, mask_key);
     const float* row = s + arch::c_offset(r, 0);
     const vec factor = Arch::set(scale);
     const auto shown = [&](vec x, int half) __attribute__((always_inline)) {
@@ -280,14 +287,6 @@ struct SoftmaxStep {
     started.line = line(index, r), started.p_plane = p_plane;
     if constexpr (General) started.kept = kept ? kept[r] : ~0u;
     return started;
-  }
-
-  // The keys of the step that row r sees, as bits.
-  FA_INLINE std::uint32_t visible(int r) const {
-    const Interval& sees = state->visible[r];
-    const std::uint32_t bits = visible_bits(sees.begin - key, sees.end - key);
-    const std::uint8_t* mask = state->hidden[r];
-    return mask ? bits & ~hidden_bits<Arch>(mask, mask_key, key, lesser(keys - key, kBlock)) : bits;
   }
 
   FA_INLINE std::byte* line(int step, int r) const {
