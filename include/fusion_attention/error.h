@@ -8,10 +8,10 @@
 namespace fusion_attention {
 
 enum class ErrorKind {
-  type,     // an argument of the wrong type (Python: TypeError)
-  value,    // a value outside what is allowed (Python: RuntimeError, or the family's own type)
-  form,     // a word, rank or list of the wrong form, in families that tell it from a value (ValueError)
-  memory,   // the workspace could not be allocated (Python: MemoryError)
+  type,    // an argument of the wrong type (Python: TypeError)
+  value,   // a value outside what is allowed (Python: RuntimeError, or the family's own type)
+  form,    // a word, rank or list of the wrong form, in families that tell it from a value (ValueError)
+  memory,  // the workspace could not be allocated (Python: MemoryError)
 };
 
 // Thrown before anything is read or written: outputs are untouched.

@@ -143,7 +143,11 @@ def _run(call: _Checked, narrow: tuple[bool, ...], operands: tuple[Any, ...]) ->
 
 
 @lru_cache(maxsize=256)
-def _operator_of(name: str, tensors: tuple[Any, ...], others: tuple[Any, ...]) -> Any:
+def _operator_of(
+    name: str, tensors: tuple[Any, ...], typed: tuple[tuple[type, Any], ...], strict: bool
+) -> Any:
+    # The key holds types (True, 1 and 1.0 are equal) and strict mode, in which a call may be refused.
+    others = [value for _, value in typed]
     words = [_Described(*word) if _is_tensor(word) else word for word in tensors]
     tensor_names, other_names = _names(_FUNCTIONS[name])
     call = _CHECKED[name](**dict(zip(tensor_names, words)), **dict(zip(other_names, others)))
@@ -173,7 +177,8 @@ def _hashable(word: Any) -> Any:
 
 @ops.constexpr(check=False)  # type: ignore[untyped-decorator]
 def _operator(name: str, tensors: Any, others: Any) -> Any:
-    return _operator_of(name, tuple(map(_hashable, tensors)), tuple(others))
+    typed = tuple((type(value), value) for value in others)
+    return _operator_of(name, tuple(map(_hashable, tensors)), typed, _strict.is_on())
 
 
 class _Served(nn.Cell):  # type: ignore[misc]
