@@ -79,5 +79,6 @@ def test_claimed_sizes(batches, rows, has_lengths):
     operands = 4 * batches * rows * DEPTH * 2 / 2**20
     sizes = f"B = {batches}, S = {rows}, D = {DEPTH}, Lk {'drawn' if has_lengths else 'S'}"
     print(f"\nnote: {sizes}, {operands:.0f} MiB of operands: {seconds:.2f} s, {peak:.1f} MiB beyond them")
-    # By batch entry a description, a range and a task; tasks of hundreds of rows, no 16 bytes for each 32.
-    assert peak < 1 + (batches * 512 + rows / 2) / 2**20
+    # By batch entry a description, a range, a task and its length in Python, 19 to 36 MiB for 65,536 as the
+    # allocator has it; tasks of hundreds of rows, no 16 bytes for each 32.
+    assert peak < 1 + (batches * 768 + rows / 2) / 2**20
