@@ -8,8 +8,9 @@ from __future__ import annotations
 from pathlib import Path
 
 from fusion_attention._define import signature
-from fusion_attention._table import REQUIRED, Argument
+from fusion_attention._stubs import row
 from fusion_attention.inference.decode import FUNCTIONS, FUSED, FUSED_V2
+from fusion_attention.inference.stubs import argument_row
 from fusion_attention.inference.table import MODES, RESULTS, Function
 
 PAGE = Path(__file__).parents[3] / "docs" / "fused_infer_attention.md"
@@ -77,20 +78,8 @@ Ascend/op-plugin `docs/zh/custom_APIs/torch_npu/torch_npu-npu_incre_flash_attent
 """
 
 
-def _row(*cells: str) -> str:
-    bar = r"\|"  # Markdown's
-    return f"| {' | '.join(cell.replace('|', bar) for cell in cells)} |\n"
-
-
 def _arguments(function: Function) -> str:
-    return "".join(_argument(name, argument) for name, argument, _ in function.parameters())
-
-
-def _argument(name: str, argument: Argument) -> str:
-    kind = {"symint": "int", "ints": "list of int", "unused": "reserved"}.get(argument.kind, argument.kind)
-    kind += f" of {argument.dtypes}" if argument.dtypes else ""
-    default = "" if argument.default is REQUIRED else f"`{argument.default!r}`"
-    return _row(f"`{name}`", kind, default, argument.says, argument.source)
+    return "".join(argument_row(name, argument) for name, argument, _ in function.parameters())
 
 
 def _spellings(function: Function) -> str:
@@ -100,7 +89,7 @@ def _spellings(function: Function) -> str:
 def page() -> str:
     """Functions, arguments, results, what holds in every call, masks."""
     parts = [HEADER, "\n| function | arguments in order | results |\n|---|---|---|\n"]
-    parts += [_row(f"`{f.name}`", f"`{signature(f)}`", ", ".join(f.results)) for f in FUNCTIONS]
+    parts += [row(f"`{f.name}`", f"`{signature(f)}`", ", ".join(f.results)) for f in FUNCTIONS]
     parts.append(
         f"\nVersion 2 writes them differently: {_spellings(FUSED_V2)}.\nThe incre operators' "
         "`actual_seq_lengths` are those of the keys.\n"
@@ -114,9 +103,9 @@ def page() -> str:
         for name, argument, _ in function.parameters()
         if name not in known and name not in function.spellings
     }
-    parts += [_argument(name, argument) for name, argument in more.items()]
+    parts += [argument_row(name, argument) for name, argument in more.items()]
     parts.append("\n| result | meaning |\n|---|---|\n")
-    parts += [_row(f"`{name}`", RESULTS[name]) for name in FUSED.results]
+    parts += [row(f"`{name}`", RESULTS[name]) for name in FUSED.results]
     parts.append(RULES)
     parts.append(f"\n## Masks\n\n```\n{MODES}\n```\n{SOURCES}")
     return "".join(parts)

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from fusion_attention._define import signature
 from fusion_attention._stubs import HEADER, annotated, row
-from fusion_attention._table import REQUIRED
+from fusion_attention._table import REQUIRED, Argument
 from fusion_attention.inference.table import FUNCTIONS, MODES, NOTATION, RESULTS, Function
 
 FILE = Path(__file__).with_name("signatures.py")
@@ -39,16 +39,19 @@ def text() -> str:
     return "".join(parts).replace("'", '"')
 
 
+def argument_row(spelled: str, argument: Argument) -> str:
+    kinds = {"symint": "int", "ints": "list of int or tensor", "unused": "reserved"}
+    kind = kinds.get(argument.kind, argument.kind) + (f" of {argument.dtypes}" if argument.dtypes else "")
+    default = "" if argument.default is REQUIRED else f"`{argument.default!r}`"
+    return row(f"`{spelled}`", kind, default, argument.says, argument.source)
+
+
 def arguments(name: str) -> str:
     """The signature of a function and the table of its arguments."""
     function = _BY_NAME[name]
     parts = [f"`{name}({signature(function)})`\n\n"]
     parts.append("| argument | type | default | meaning | source |\n|---|---|---|---|---|\n")
-    for spelled, argument, _ in function.parameters():
-        kind = {"symint": "int", "ints": "list of int or tensor"}.get(argument.kind, argument.kind)
-        kind += f" of {argument.dtypes}" if argument.dtypes else ""
-        default = "" if argument.default is REQUIRED else f"`{argument.default!r}`"
-        parts.append(row(f"`{spelled}`", kind, default, argument.says, argument.source))
+    parts += [argument_row(spelled, argument) for spelled, argument, _ in function.parameters()]
     return "".join(parts)
 
 
