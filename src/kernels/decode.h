@@ -59,8 +59,7 @@ class DecodeRun {
 
   void run() {
     start();
-    const Interval reach{round_down(visible_keys(shape_, t_, t_.row_begin).begin, kBlock),
-                         visible_keys(shape_, t_, t_.row_end - 1).end};
+    const Interval reach = reached_keys(shape_, t_);
     for (std::int64_t key = reach.begin; key < reach.end; key += kBlock) {
       const int n = static_cast<int>(lesser(kBlock, reach.end - key));
       const Step keys = keys_.step(key, n, reach.end);

@@ -86,9 +86,7 @@ class ForwardRun {
 
   void run() {
     for (std::int64_t b = 0; b < blocks(); ++b) start(b);
-    // Keys that any row of the task sees, from a multiple of 32: steps are anchored at key 0 of the sequence.
-    const Interval reach{round_down(visible_keys(shape_, t_, t_.row_begin).begin, kBlock),
-                         visible_keys(shape_, t_, t_.row_end - 1).end};
+    const Interval reach = reached_keys(shape_, t_);
     for (chunk_ = reach.begin; chunk_ < reach.end; chunk_ += a_.blocking.keys) {
       const std::int64_t end = lesser(reach.end, chunk_ + a_.blocking.keys);
       pack(end);

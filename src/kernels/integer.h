@@ -20,18 +20,6 @@
 
 namespace fusion_attention::kernels {
 
-// Into the range of finite halves; NaN stays.
-template <class Arch>
-FA_INLINE typename Arch::vec saturate(typename Arch::vec x) {
-  const auto most = Arch::set(65504.0f);
-  x = Arch::max(Arch::set(-65504.0f), x);
-  return Arch::select(Arch::greater(x, most), most, x);
-}
-template <class Arch>
-FA_INLINE typename Arch::vec saturated_half(typename Arch::vec x) {
-  return Arch::round_fp16(saturate<Arch>(x));
-}
-
 inline constexpr std::int64_t kKeyTile = 1024;  // of the definition, from key 0 of the sequence
 
 // The state of 32 rows between two tiles.
@@ -97,8 +85,7 @@ class IntegerRun {
 
   void run() {
     for (std::int64_t b = 0; b < blocks(); ++b) start(b);
-    const Interval reach{round_down(visible_keys(shape_, t_, t_.row_begin).begin, kBlock),
-                         visible_keys(shape_, t_, t_.row_end - 1).end};
+    const Interval reach = reached_keys(shape_, t_);
     for (tile_ = round_down(reach.begin, kKeyTile); tile_ < reach.end; tile_ += kKeyTile) {
       begin_ = greater(tile_, reach.begin), end_ = lesser(reach.end, tile_ + kKeyTile);
       pack();

@@ -27,12 +27,16 @@ inline constexpr float kHeadroom = 8.0f;  // P ≤ 2^8: far from overflow in any
 inline constexpr float kNothing = -FLT_MAX;  // m of a row that has seen no key; its documented maximum
 inline constexpr float kInfinity = __builtin_inff();
 
-// Q·Kᵀ as a half, saturating; NaN stays.
+// Into the range of finite halves; NaN stays.
 template <class Arch>
-FA_INLINE typename Arch::vec half_score(typename Arch::vec x) {
-  const auto least = Arch::set(-65504.0f);
-  const auto above = Arch::max(least, x);
-  return Arch::round_fp16(Arch::sub(Arch::zero(), Arch::max(least, Arch::sub(Arch::zero(), above))));
+FA_INLINE typename Arch::vec saturate(typename Arch::vec x) {
+  const auto most = Arch::set(65504.0f);
+  x = Arch::max(Arch::set(-65504.0f), x);
+  return Arch::select(Arch::greater(x, most), most, x);
+}
+template <class Arch>
+FA_INLINE typename Arch::vec saturated_half(typename Arch::vec x) {
+  return Arch::round_fp16(saturate<Arch>(x));
 }
 
 // Keys [begin, end) of 32 that a row sees, as bits: bit j = key j.
@@ -59,6 +63,12 @@ FA_INLINE std::uint32_t hidden_bits(const std::uint8_t* row, std::int64_t stride
 FA_INLINE Interval visible_keys(const Shape& shape, const ForwardTask& task, std::int64_t i) {
   const Interval global = shape.band.row(shape.row0 + i, shape.key0 + shape.keys);
   return {greater(global.begin - shape.key0, task.key_begin), lesser(global.end - shape.key0, task.key_end)};
+}
+
+// Keys that any row of the task sees, from a multiple of 32: steps are anchored at key 0 of the sequence.
+FA_INLINE Interval reached_keys(const Shape& shape, const ForwardTask& task) {
+  return {round_down(visible_keys(shape, task, task.row_begin).begin, kBlock),
+          visible_keys(shape, task, task.row_end - 1).end};
 }
 
 FA_INLINE const std::uint8_t* mask_row(const OverlayPlane& mask, std::int64_t head, std::int64_t row) {
@@ -262,7 +272,7 @@ struct SoftmaxStep {
     const bool biased = General && bias != nullptr;
     const auto score = [&](int half) __attribute__((always_inline)) {
       const vec x = Arch::load(row + half * 256);
-      return Halves || (General && half_scores) ? half_score<Arch>(x) : x;
+      return Halves || (General && half_scores) ? saturated_half<Arch>(x) : x;
     };
     const auto y = [&](int half) __attribute__((always_inline)) {
       const vec x = score(half);
