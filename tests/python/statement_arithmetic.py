@@ -69,9 +69,9 @@ class Pairs:
         way = 8 * FLAT * (np.abs(self.score) + np.abs(top)[..., None] + 1)
         return np.where(self.keep & (self.score != -np.inf), self.error + way, 0)
 
-    def dropped(self, p: np.ndarray) -> np.ndarray:
-        """P after dropout; what is dropped is 0 whatever it was."""
-        return np.where(self.factor == 0, 0, p * self.factor)
+    def dropped(self, x: np.ndarray) -> np.ndarray:
+        """P, or dP, after dropout; what is dropped is 0 whatever it was."""
+        return np.where(self.factor == 0, 0, x * self.factor)
 
 
 def finite(x: np.ndarray) -> np.ndarray:
@@ -158,7 +158,7 @@ def backward_one(pairs: Pairs, q, k, v, dy, out, top, total, sink, dtype: str) -
     r = np.expm1(np.minimum(pairs.exponent_error(base) + way, 30) + exp_error(dtype))
     p = np.where(alive, np.exp(pairs.score - base[..., None]) / total[..., None], 0)
     channels = (v.shape[-1] + 2) * FLAT
-    dp = pairs.factor * (dy @ v.transpose(0, 2, 1))
+    dp = pairs.dropped(dy @ v.transpose(0, 2, 1))
     dp_error = pairs.factor * channels * (np.abs(dy) @ np.abs(v).transpose(0, 2, 1)) + 4 * FLAT * np.abs(dp)
     mean = (dy * out).sum(-1, keepdims=True)
     mean_error = channels * (np.abs(dy) * np.abs(out)).sum(-1, keepdims=True)

@@ -20,7 +20,8 @@ from statement_bias import is_slope
 
 COUNT = int(os.environ.get("FUSION_ATTENTION_FAMILY_CALLS", "160"))
 FRESH = int(os.environ["FUSION_ATTENTION_SEED"])  # conftest.py
-SEEDS = [*range(COUNT // 2), *(FRESH + i for i in range(COUNT - COUNT // 2))]
+FOUND = [71002015]  # all scores −∞ beside a sink, NaN in a value that dropout drops
+SEEDS = [*FOUND, *range(COUNT // 2), *(FRESH + i for i in range(COUNT - COUNT // 2))]
 VERSIONS = ("v1", "v2", "v3", "v2")  # version 2 has most options
 ARRAYS = ("query", "key", "value")
 DIFFERENTIABLE = (*ARRAYS, "pse", "query_rope", "key_rope", "sink")
