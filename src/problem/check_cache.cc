@@ -98,8 +98,9 @@ void check_keys(const Problem& p, const Sequence& s) {
 
 bool has_cache(const Problem& p) {
   const Cache& c = p.cache;
-  return c.pages || c.has_rope() || c.has_prefix() || c.key.scale.data || c.key.offset.data ||
-         c.value.scale.data || c.value.offset.data ||
+  return c.pages || c.pages.entries != 0 || c.has_rope() || c.has_prefix() || c.prefix_value.rows() != 0 ||
+         c.prefix_key_rope.rows() != 0 || c.key.scale.data || c.key.offset.data || c.value.scale.data ||
+         c.value.offset.data ||
          (p.query.dtype != Dtype::int8 &&
           (stored_as_integers(p.key.dtype) || stored_as_integers(p.value.dtype)));
 }
@@ -109,6 +110,12 @@ void check_cache(const Problem& p) {
   if (p.pass == Pass::backward) refuse("cache", "a backward", "a forward");
   check_stored("key", p.key, p.query.dtype);
   check_stored("value", p.value, p.query.dtype);
+  if (!c.pages && c.pages.entries != 0)
+    refuse("pages", std::to_string(c.pages.entries) + " entries without a table", "both, or none");
+  if (!c.has_prefix() && c.prefix_value.rows() != 0)
+    refuse("prefix_value", "rows without a prefix_key", "both, or none");
+  if (c.prefix_key_rope.rows() != 0 && !(c.has_prefix() && c.has_rope()))
+    refuse("prefix_key_rope", "rows without a prefix_key and a key_rope", "all three, or neither");
   if (c.pages.entries < 0 || c.pages.entries > kMost / 8)
     refuse("pages", std::to_string(c.pages.entries) + " entries", "0 … 2^59");
   if (c.pages && p.key.rows() == 0) refuse("key", "pages of 0 rows", "pages of at least 1");
@@ -130,11 +137,12 @@ void check_cached_keys(const Problem& p, const Sequence& s) {
 }
 
 void append_pages(const Problem& p, const Sequence& s, std::vector<std::int32_t>& out) {
-  const std::int64_t size = p.key.rows(), pages = p.key.batches();
-  const Interval keys = reach(s);
-  const std::int64_t end = keys.end - s.prefix, first = greater(keys.begin - s.prefix, 0) / size;
-  for (std::int64_t page = 0; page * size < end; ++page) {
-    const std::int32_t entry = page < first ? 0 : p.cache.pages.table[s.page + page];
+  const std::int64_t pages = p.key.batches();
+  const Interval reached = reached_pages(s, p.key.rows());
+  for (std::int64_t page = 0; page < reached.end; ++page) {
+    // Atomic, so that no compiler reads it a second time after the check.
+    const std::int32_t entry =
+        page < reached.begin ? 0 : __atomic_load_n(p.cache.pages.table + s.page + page, __ATOMIC_RELAXED);
     if (entry < 0 || entry >= pages)
       refuse("pages", "page " + std::to_string(entry), "0 … " + std::to_string(pages - 1));
     out.push_back(entry);

@@ -14,4 +14,11 @@ inline Interval reach(const Sequence& s) {
   return {round_down(greater(first, 0), 32), s.band.row(s.row0 + s.rows - 1, keys).end - s.key0};
 }
 
+// The pages that hold such keys, counted from Sequence::page; may be empty.
+inline Interval reached_pages(const Sequence& s, std::int64_t page_rows) {
+  const Interval keys = reach(s);
+  return {greater(keys.begin - s.prefix, 0) / page_rows,
+          ceil_div(greater(keys.end - s.prefix, 0), page_rows)};
+}
+
 }  // namespace fusion_attention
