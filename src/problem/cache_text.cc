@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "problem/check.h"
+#include "problem/reach.h"
 
 namespace fusion_attention {
 namespace {
@@ -120,10 +121,7 @@ std::int64_t number_pages(std::int64_t size, Problem& p) {
 }  // namespace
 
 std::int64_t own_keys(const Problem& p) {
-  if (!p.cache.pages) return p.key.rows();
-  std::int64_t most = 0;
-  for (const Sequence& s : p.sequences) most = std::max(most, s.keys - s.prefix);
-  return most;
+  return p.cache.pages ? most_own_keys(p) : p.key.rows();
 }
 
 std::string cache_text(const Problem& p) {

@@ -41,20 +41,13 @@ void check_numbers(const std::string& argument, const TensorView& numbers, std::
            "channels side by side, or one number for all");
 }
 
-// The most keys of a sequence behind its prefix; lengths may still be anything.
-std::int64_t most_keys(const Problem& p) {
-  std::int64_t most = 0;
-  for (const Sequence& s : p.sequences)
-    if (s.prefix >= 0 && s.keys > s.prefix) most = std::max(most, s.keys - s.prefix);
-  return most;
-}
-
 void check_scaling(const std::string& argument, const Scaling& scaling, const TensorView& of,
                    const Problem& p) {
+  if (!scaling.scale.data && !scaling.offset.data) return;
   std::array<std::int64_t, 4> shape = of.shape;
   if (scaling.by_position) {
     shape[0] = p.query.batches();
-    shape[2] = std::max(most_keys(p), (scaling.scale.data ? scaling.scale : scaling.offset).rows());
+    shape[2] = std::max(most_own_keys(p), (scaling.scale.data ? scaling.scale : scaling.offset).rows());
   }
   check_numbers(argument + ".scale", scaling.scale, shape, of);
   check_numbers(argument + ".offset", scaling.offset, shape, of);
@@ -123,8 +116,6 @@ void check_cache(const Problem& p) {
     check_shape("key_rope", c.key_rope, {p.key.batches(), p.key.heads(), p.key.rows(), c.key_rope.channels()},
                 p.query.dtype);
   if (c.has_prefix()) check_prefix(p);
-  check_scaling("key", c.key, p.key, p);
-  check_scaling("value", c.value, p.value, p);
 }
 
 void check_cached_keys(const Problem& p, const Sequence& s) {
@@ -134,6 +125,11 @@ void check_cached_keys(const Problem& p, const Sequence& s) {
     refuse("sequences", "a prefix of " + std::to_string(s.prefix),
            "0 … " + std::to_string(std::min(prefix, s.keys)));
   check_keys(p, s);
+}
+
+void check_scales(const Problem& p) {
+  check_scaling("key", p.cache.key, p.key, p);
+  check_scaling("value", p.cache.value, p.value, p);
 }
 
 void append_pages(const Problem& p, const Sequence& s, std::vector<std::int32_t>& out) {

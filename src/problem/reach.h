@@ -1,10 +1,19 @@
-// The keys of a sequence that some row sees.
+// Which keys of a sequence are its own, and which some row sees.
 #pragma once
+
+#include <algorithm>
 
 #include "base/math.h"
 #include "fusion_attention/problem.h"
 
 namespace fusion_attention {
+
+// The most keys of a sequence behind its prefix.
+inline std::int64_t most_own_keys(const Problem& p) {
+  std::int64_t most = 0;
+  for (const Sequence& s : p.sequences) most = std::max(most, s.keys - s.prefix);
+  return most;
+}
 
 // Local, by the band alone, from a multiple of 32, which is where kernels begin to read; may be empty. Both
 // ends of what a row sees never decrease with the row.

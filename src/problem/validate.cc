@@ -311,6 +311,7 @@ void validate(const Problem& p) {
   check_integer(p);
   check_shapes(p);
   check_sequences(p);
+  check_scales(p);
   check_statistics(p);
   overlay_extent(p);
   check_scores(p);
