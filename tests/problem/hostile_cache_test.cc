@@ -45,11 +45,11 @@ class HostileCaches : public ::testing::TestWithParam<const char*> {
   void TearDown() override { unsetenv("FUSION_ATTENTION_KERNEL"); }
 
   // All faults that fit this call; those that were made are counted.
-  void expect_refusals(const RandomCached& random, const std::string& which) {
+  void expect_refusals(const RandomCached& random, std::uint64_t seed, const std::string& which) {
     const Problem& right = random.cached.problem;
     const Plan plan = make_plan(right);
     const auto untouched = output_bits(right);
-    Draw draw(testing::seed());
+    Draw draw(seed);
     for (std::size_t i = 0; i < faults_.size(); ++i) {
       Broken broken(right, draw);
       const char* argument = faults_[i].make(broken);
@@ -97,7 +97,7 @@ TEST_P(HostileCaches, AreRefusedAndTheirRightNeighboursComputed) {
     unsetenv("FUSION_ATTENTION_KERNEL");
     if (std::string(make_plan(p).kernel()).rfind(kind, 0) != 0) continue;
     const std::string which = "\n  " + text(p) + "\n  seed " + std::to_string(seed);
-    expect_refusals(random, which);
+    expect_refusals(random, seed, which);
     for (const std::string& arch : arches()) {
       if (HasFatalFailure()) return;
       // An emulation takes its time.
