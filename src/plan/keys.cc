@@ -1,15 +1,11 @@
 #include "plan/keys.h"
 
+#include "plan/rows.h"
+
 namespace fusion_attention::plan {
 namespace {
 
 using kernels::KeyChannels, kernels::KeySource, kernels::Operand, kernels::Scales;
-
-std::byte* at(const TensorView& view, std::int64_t batch, std::int64_t row) {
-  if (!view.data) return nullptr;
-  return static_cast<std::byte*>(view.data) +
-         bytes_of(view.dtype, batch * view.stride[0] + row * view.stride[2]);
-}
 
 // Bytes from one entry of an axis to the next. An axis of one entry may have any stride: it means nothing.
 std::int64_t step(const TensorView& view, std::size_t axis) {
@@ -18,7 +14,7 @@ std::int64_t step(const TensorView& view, std::size_t axis) {
 
 // From a batch entry and a row on.
 Operand operand_at(const TensorView& view, std::int64_t batch, std::int64_t row) {
-  return {at(view, batch, row), step(view, 1), step(view, 2)};
+  return {row_at(view, batch, 0, row), step(view, 1), step(view, 2)};
 }
 
 // Where a sequence begins: on its own rows, or on page 0.
@@ -31,8 +27,8 @@ Origin origin_of(const Problem& problem, const Sequence& s) {
 
 Scales scales(const TensorView& view, Origin origin, bool by_position) {
   if (!view.data) return {};
-  return {.data = at(view, origin.batch, origin.row),
-          .prefix = at(view, 0, 0),
+  return {.data = row_at(view, origin.batch, 0, origin.row),
+          .prefix = row_at(view, 0, 0, 0),
           .dtype = view.dtype,
           .page = step(view, 0),
           .head = step(view, 1),

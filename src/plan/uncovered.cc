@@ -4,6 +4,8 @@
 #include <cfloat>
 #include <cstring>
 
+#include "plan/rows.h"
+
 namespace fusion_attention::plan {
 
 // What `covered_` leaves of [0, size) in each batch.
@@ -26,10 +28,8 @@ void Uncovered::clear(const TensorView& view, const Range& range) {
   if (!view.data) return;
   for (std::int64_t head = 0; head < view.heads(); ++head)
     for (std::int64_t row = range.begin; row < range.end; ++row)
-      std::memset(static_cast<std::byte*>(view.data) +
-                      (range.batch * view.stride[0] + head * view.stride[1] + row * view.stride[2]) *
-                          size_of(view.dtype),
-                  0, static_cast<std::size_t>(view.channels() * size_of(view.dtype)));
+      std::memset(row_at(view, range.batch, head, row), 0,
+                  static_cast<std::size_t>(view.channels() * size_of(view.dtype)));
 }
 
 void Uncovered::find(const Problem& problem) {

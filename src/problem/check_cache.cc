@@ -10,14 +10,10 @@
 namespace fusion_attention {
 namespace {
 
-bool stored_as_integers(Dtype dtype) {
-  return dtype == Dtype::int8 || dtype == Dtype::int4;
-}
-
 void check_stored(const char* argument, const TensorView& v, Dtype query) {
-  if (v.dtype != query && !stored_as_integers(v.dtype))
+  if (v.dtype != query && !is_integer(v.dtype))
     refuse(argument, std::string("dtype ") + name(v.dtype), std::string(name(query)) + ", int8 or int4");
-  if (!stored_as_integers(v.dtype)) return;
+  if (!is_integer(v.dtype)) return;
   if (v.channels() > 1 && v.stride[3] != 1)
     refuse(argument, "channels " + std::to_string(v.stride[3]) + " apart", "channels side by side");
   if (v.dtype == Dtype::int8) return;
@@ -31,9 +27,9 @@ void check_stored(const char* argument, const TensorView& v, Dtype query) {
 void check_numbers(const std::string& argument, const TensorView& numbers, std::array<std::int64_t, 4> shape,
                    const TensorView& of) {
   if (!numbers.data) return;
-  if (!stored_as_integers(of.dtype))
+  if (!is_integer(of.dtype))
     refuse(argument, std::string("one of ") + name(of.dtype), "one of int8 or int4 only");
-  if (stored_as_integers(numbers.dtype))
+  if (is_integer(numbers.dtype))
     refuse(argument, std::string("dtype ") + name(numbers.dtype), "fp32, fp16 or bf16");
   check_shape(argument.c_str(), numbers, shape, numbers.dtype);
   if (numbers.channels() > 1 && numbers.stride[3] > 1)
@@ -94,8 +90,7 @@ bool has_cache(const Problem& p) {
   return c.pages || c.pages.entries != 0 || c.has_rope() || c.has_prefix() || c.prefix_value.rows() != 0 ||
          c.prefix_key_rope.rows() != 0 || c.key.scale.data || c.key.offset.data || c.value.scale.data ||
          c.value.offset.data ||
-         (p.query.dtype != Dtype::int8 &&
-          (stored_as_integers(p.key.dtype) || stored_as_integers(p.value.dtype)));
+         (p.query.dtype != Dtype::int8 && (is_integer(p.key.dtype) || is_integer(p.value.dtype)));
 }
 
 void check_cache(const Problem& p) {
@@ -140,7 +135,8 @@ void append_pages(const Problem& p, const Sequence& s, std::vector<std::int32_t>
     const std::int32_t entry =
         page < reached.begin ? 0 : __atomic_load_n(p.cache.pages.table + s.page + page, __ATOMIC_RELAXED);
     if (entry < 0 || entry >= pages)
-      refuse("pages", "page " + std::to_string(entry), "0 … " + std::to_string(pages - 1));
+      refuse("pages", "page " + std::to_string(entry) + " at entry " + std::to_string(s.page + page),
+             "0 … " + std::to_string(pages - 1));
     out.push_back(entry);
   }
 }

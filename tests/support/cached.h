@@ -57,7 +57,7 @@ class Cached {
     std::array<std::size_t, 4> order{3, 2, 1, 0};
     if (draw_.one_in(2)) std::swap(order[1], order[2]);
     const std::int64_t unit = dtype == Dtype::int4 ? 2 : 1;
-    std::int64_t stride = dtype < Dtype::int8 && draw_.one_in(20) ? 2 : 1, last = 0;
+    std::int64_t stride = !is_integer(dtype) && draw_.one_in(20) ? 2 : 1, last = 0;
     for (const std::size_t axis : order) {
       v.stride[axis] = stride;
       last += std::max<std::int64_t>(shape[axis] - 1, 0) * stride;
@@ -130,7 +130,7 @@ class Cached {
     all = view(dtype, page_ ? std::array{pages_, heads, page_, count}
                             : std::array{from_.key.batches(), heads, from_.key.rows(), count});
     if (prefix_ > 0) prefix = view(dtype, {1, heads, prefix_, count});
-    if (dtype >= Dtype::int8) {
+    if (is_integer(dtype)) {
       randomise(all);
       if (prefix_ > 0) randomise(prefix);
       const auto numbers = draw_.pick({Dtype::float32, Dtype::float16, Dtype::bfloat16});
@@ -189,7 +189,7 @@ class Cached {
   }
 
   double stored(const TensorView& v, const std::array<std::int64_t, 4>& at) const {
-    if (v.dtype < Dtype::int8) return read(v, at[0], at[1], at[2], at[3]);
+    if (!is_integer(v.dtype)) return read(v, at[0], at[1], at[2], at[3]);
     std::int64_t index = 0;
     for (std::size_t axis = 0; axis < 4; ++axis) index += at[axis] * v.stride[axis];
     const auto* bytes = static_cast<const std::uint8_t*>(v.data);
@@ -203,7 +203,7 @@ class Cached {
     const bool first = j < s.prefix;
     const auto at = first ? std::array{std::int64_t{0}, n, j, c} : place(s, n, j, c);
     double x = stored(first ? prefix : all, at);
-    if (all.dtype < Dtype::int8) return x;
+    if (!is_integer(all.dtype)) return x;
     const auto scale_of = [&](const TensorView& v) {
       const bool by_position = scaling.by_position && !first;
       return static_cast<float>(by_position ? read(v, s.batch, n, j - s.prefix, c)

@@ -5,9 +5,6 @@
 
 namespace fusion_attention::testing {
 
-inline bool stored_as_integers(const TensorView& v) {
-  return v.dtype >= Dtype::int8;
-}
 inline bool has_elements(const TensorView& v) {
   return v.batches() > 0 && v.heads() > 0 && v.rows() > 0 && v.channels() > 0;
 }
@@ -92,7 +89,7 @@ inline void add_views(std::vector<Fault>& all) {
       });
   add_view_fault(all, "an odd address", tensors, [](Broken&, TensorView& v) {
     move(v, 1);
-    return !stored_as_integers(v) && has_elements(v);
+    return !is_integer(v.dtype) && has_elements(v);
   });
   all.push_back({"an output in what is read", [](Broken& b) -> const char* {
                    std::vector<const void*> inputs;
@@ -109,7 +106,7 @@ inline void add_pools(std::vector<Fault>& all) {
   const auto integers = [](Broken& b) {
     std::vector<Named> stored;
     for (const Named& one : pools(b))
-      if (stored_as_integers(*one.view)) stored.push_back(one);
+      if (is_integer(one.view->dtype)) stored.push_back(one);
     return stored;
   };
   const auto nibbles = [](Broken& b) {
@@ -158,7 +155,7 @@ inline void add_pools(std::vector<Fault>& all) {
   all.push_back({"a backward", [](Broken& b) -> const char* {
                    b.p.pass = Pass::backward;
                    const bool cache = b.table || b.p.cache.has_prefix() || b.p.cache.has_rope() ||
-                                      stored_as_integers(b.p.key) || stored_as_integers(b.p.value);
+                                      is_integer(b.p.key.dtype) || is_integer(b.p.value.dtype);
                    return cache ? "cache" : nullptr;
                  }});
 }
@@ -223,7 +220,7 @@ inline void add_scales(std::vector<Fault>& all) {
                      const bool key = b.draw.one_in(2);
                      Scaling& scaling = key ? b.p.cache.key : b.p.cache.value;
                      const TensorView& of = key ? b.p.key : b.p.value;
-                     if (!stored_as_integers(of)) return nullptr;
+                     if (!is_integer(of.dtype)) return nullptr;
                      const char* part = make(b, scaling, of);
                      if (!part) return nullptr;
                      if (*part == 's') return key ? "key.scale" : "value.scale";
@@ -254,7 +251,7 @@ inline void add_scales(std::vector<Fault>& all) {
     return "offset";
   });
   all.push_back({"scales of what is no integer", [](Broken& b) -> const char* {
-                   if (stored_as_integers(b.p.key) || !has_elements(b.p.query)) return nullptr;
+                   if (is_integer(b.p.key.dtype) || !has_elements(b.p.query)) return nullptr;
                    b.p.cache.key.scale = b.p.query;
                    return "key.scale";
                  }});
