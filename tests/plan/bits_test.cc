@@ -71,7 +71,7 @@ bool is_slow(const std::string& kernel) {
 
 TEST_F(Bits, OfRandomProblemsAreTheSameOnAnyThreads) {
   const char* text_count = std::getenv("FUSION_ATTENTION_BITS_PROBLEMS");
-  const int count = text_count ? std::atoi(text_count) : 60;
+  const int count = text_count ? std::atoi(text_count) : 100;
   for (const Pass pass : {Pass::forward, Pass::backward})
     for (int i = 0; i < count; ++i) {
       const std::uint64_t seed = i % 2 ? testing::seed() + static_cast<std::uint64_t>(i) : std::uint64_t(i);
