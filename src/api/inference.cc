@@ -161,14 +161,14 @@ bool has_numbers(const std::optional<std::vector<std::int64_t>>& list) {
 }
 
 // Of an int8 query: the integer pipeline knows no stored keys.
-void refuse_stored(const StoredKeys& words) {
+void refuse_stored(const Spelling& spelling, const StoredKeys& words) {
   const std::pair<const char*, const Array*> all[] = {{"block_table", &words.block_table},
                                                       {"key_shared_prefix", &words.key_shared_prefix},
                                                       {"query_rope", &words.query_rope},
                                                       {"antiquant_scale", &words.antiquant_scale},
                                                       {"key_antiquant_scale", &words.key_antiquant_scale}};
   for (const auto& [argument, array] : all)
-    if (*array) refuse(argument, "a tensor", "None for an int8 query");
+    if (*array) refuse(spelling.of(argument), "a tensor", "None for an int8 query");
 }
 
 struct Operands {
@@ -179,10 +179,10 @@ struct Operands {
 TensorView apply_stored(const Spelling& spelling, const InferenceOptions& options, const Operands& operands,
                         Layout layout, Problem& problem, StoredKeysMemory& memory) {
   const StoredKeys& stored = options.stored;
-  if (operands.query.element == Element::int8) refuse_stored(stored);
+  if (operands.query.element == Element::int8) refuse_stored(spelling, stored);
   place_keys(spelling, stored, layout, has_numbers(options.actual_seq_lengths_kv), problem, memory);
   place_rows(stored, layout, has_numbers(options.actual_seq_lengths), problem);
-  apply_prefix(stored, operands.key, operands.value, layout, problem);
+  apply_prefix(spelling, stored, operands.key, operands.value, layout, problem);
   const TensorView rope = read_stored_rope(spelling, stored, operands.query, layout, problem, problem.cache);
   apply_antiquant(spelling, stored, layout, problem);
   return rope;
@@ -236,6 +236,7 @@ InferenceAttention::InferenceAttention(const Array& query, const Array& key, con
   check_pages(options.stored, problem_);
   kept.pse = read_pse(options.pse_shift, layout, keys, problem_);
   if (options.learnable_sink) {
+    if (query.element == Element::int8) refuse("learnable_sink", "a tensor", "None for an int8 query");
     kept.sink = read_sink(options.learnable_sink, problem_.query.heads());
     problem_.sink.data = kept.sink.data();
   }

@@ -23,7 +23,7 @@ Tokens tokens_of(const InferenceOptions& options) {
 }
 
 void check_dtype(const Spelling& spelling, const Array& mask) {
-  if (spelling.decodes) return check_mask_type(mask);
+  if (spelling.decodes) return check_mask_type(spelling.atten_mask, mask);
   switch (mask.element) {
     case Element::boolean:
     case Element::uint8:

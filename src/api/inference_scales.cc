@@ -76,7 +76,7 @@ std::vector<float> read_quantiser(const Array& array) {
   return values;
 }
 
-void check_absent(const char* argument, const Array& array, const char* allowed) {
+void check_absent(const char* argument, const Array& array, const std::string& allowed) {
   if (array) refuse(argument, "a tensor", allowed);
 }
 
@@ -138,7 +138,8 @@ std::shared_ptr<const OutputScales> apply_scales(const Spelling& spelling, const
     check_absent(spelling.deq_scale2, options.deq_scale2, kOnlyInteger);
   }
   if (!options.quant_scale2) {
-    check_absent(spelling.quant_offset2, options.quant_offset2, "None without quant_scale2");
+    check_absent(spelling.quant_offset2, options.quant_offset2,
+                 std::string("None without ") + spelling.quant_scale2);
     return nullptr;
   }
   if (problem.query.dtype == Dtype::float32)

@@ -28,7 +28,7 @@ Overlay shown(const Problem& problem, Buffer& buffer) {
 
 void check_tree_mask(const Spelling& spelling, const Array& mask, Layout layout, const Problem& problem) {
   if (!mask) refuse(spelling.atten_mask, "None", "a tensor for sparse_mode 9");
-  check_mask_type(mask);
+  check_mask_type(spelling.atten_mask, mask);
   const auto batches = static_cast<std::int64_t>(problem.sequences.size());
   const std::int64_t rows = problem.query.rows();
   std::int64_t squares = 0;

@@ -201,7 +201,7 @@ bool has_valid_prefix(const FusionAttentionOptions& options, const std::vector<S
 void apply_sparse_mode(const FusionAttentionOptions& options, Layout layout, Problem& problem) {
   check_mode(options, layout);
   if (!options.atten_mask) return;  // full attention whatever the mode and the tokens say, as documented
-  check_mask_type(options.atten_mask);
+  check_mask_type("atten_mask", options.atten_mask);
   const std::int64_t mode = options.sparse_mode;
   if (mode < 2 || mode == 5) {
     problem.overlay = overlay_of(options.atten_mask, layout, problem);

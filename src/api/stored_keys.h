@@ -41,8 +41,8 @@ void check_pages(const StoredKeys& words, const Problem& problem);
 void place_rows(const StoredKeys& words, Layout layout, bool has_lengths, Problem& problem);
 
 // Keys that every sequence has before its own: Problem::cache and the sequences. After place_keys.
-void apply_prefix(const StoredKeys& words, const Array& key, const Array& value, Layout layout,
-                  Problem& problem);
+void apply_prefix(const Spelling& spelling, const StoredKeys& words, const Array& key, const Array& value,
+                  Layout layout, Problem& problem);
 
 // Sets Problem::cache.key_rope; gives query's rope part, which the family joins to query.
 TensorView read_stored_rope(const Spelling& spelling, const StoredKeys& words, const Array& query,

@@ -8,8 +8,8 @@
 namespace fusion_attention {
 namespace {
 
-TensorView prefix_view(const char* argument, const Array& prefix, const Array& like, Layout layout,
-                       const TensorView& stored) {
+TensorView prefix_view(const Spelling& spelling, const char* argument, const Array& prefix, const Array& like,
+                       Layout layout, const TensorView& stored) {
   if (!prefix) refuse(argument, "None", "a tensor: both prefixes or none");
   if (prefix.element != like.element) {
     refuse(argument, std::string("dtype ") + name(prefix.element),
@@ -17,9 +17,15 @@ TensorView prefix_view(const char* argument, const Array& prefix, const Array& l
   }
   if (prefix.rank != rank_of(layout))
     refuse(argument, "rank " + number(prefix.rank), "rank " + number(rank_of(layout)));
-  const TensorView view = stored_view(argument, prefix, layout, {}, argument, stored.heads());
+  const bool other_heads =
+      !merges_heads(layout) && view_of(prefix, layout, stored.heads()).heads() != stored.heads();
+  if (other_heads) refuse(argument, shape_text(prefix), "key's " + number(stored.heads()) + " heads");
+  const TensorView view =
+      stored_view(argument, prefix, layout, {}, spelling.num_key_value_heads, stored.heads());
   if (view.batches() != 1 || view.channels() != stored.channels())
     refuse(argument, shape_text(prefix), "one batch entry of key's heads and channels");
+  if (is_quantised(prefix.element) && view.channels() > 1 && view.stride[3] != 1)
+    refuse(argument, "channels " + number(view.stride[3]) + " apart", "channels side by side");
   return view;
 }
 
@@ -55,6 +61,15 @@ Antiquant antiquant_of(const Spelling& spelling, const StoredKeys& words, bool k
           words.antiquant_mode};
 }
 
+// What says how to read scales that are not there.
+void check_without_scales(const Spelling& spelling, const StoredKeys& words) {
+  const std::string allowed = std::string(" without ") + spelling.of("key_antiquant_scale");
+  if (words.key_antiquant_offset) refuse(spelling.of("key_antiquant_offset"), "a tensor", "None" + allowed);
+  for (const auto& [mode, given] : {std::pair{"key_antiquant_mode", words.key_antiquant_mode},
+                                    std::pair{"value_antiquant_mode", words.value_antiquant_mode}})
+    if (given != 0) refuse(spelling.of(mode), number(given), "0" + allowed);
+}
+
 // Both or neither, and of one mode but for channels of key with tokens of value.
 void check_pairs(const Spelling& spelling, const StoredKeys& words) {
   const std::pair<const char*, const Array*> scales[] = {
@@ -71,7 +86,7 @@ void check_pairs(const Spelling& spelling, const StoredKeys& words) {
       }
     }
   }
-  if (!words.key_antiquant_scale) return;
+  if (!words.key_antiquant_scale) return check_without_scales(spelling, words);
   const std::int64_t key = words.key_antiquant_mode, value = words.value_antiquant_mode;
   if (key < 0 || key > 5) refuse(spelling.of("key_antiquant_mode"), number(key), "0 to 5");
   if (value != key && !(key == 0 && value == 1)) {
@@ -84,6 +99,8 @@ void check_stacked(const StoredKeys& words) {
   const std::int64_t mode = words.antiquant_mode;
   if (words.antiquant_offset && !words.antiquant_scale)
     refuse("antiquant_scale", "None", "a tensor beside antiquant_offset");
+  if (!words.antiquant_scale && mode != 0)
+    refuse("antiquant_mode", number(mode), "0 without antiquant_scale");
   if (words.antiquant_scale && (mode < 0 || mode > 1)) refuse("antiquant_mode", number(mode), "0 or 1");
   const Array &scale = words.antiquant_scale, &offset = words.antiquant_offset;
   if (scale && offset && shape_text(scale) != shape_text(offset))
@@ -100,8 +117,8 @@ void check_no_tokens(const Antiquant& given, const Problem& problem, bool packed
 
 }  // namespace
 
-void apply_prefix(const StoredKeys& words, const Array& key, const Array& value, Layout layout,
-                  Problem& problem) {
+void apply_prefix(const Spelling& spelling, const StoredKeys& words, const Array& key, const Array& value,
+                  Layout layout, Problem& problem) {
   if (!words.key_shared_prefix && !words.value_shared_prefix) {
     if (words.actual_shared_prefix_len)
       refuse("actual_shared_prefix_len", "a number", "None without a shared prefix");
@@ -109,9 +126,10 @@ void apply_prefix(const StoredKeys& words, const Array& key, const Array& value,
   }
   if (is_packed(layout)) refuse("key_shared_prefix", "a tensor", "None for packed sequences");
   Cache& cache = problem.cache;
-  cache.prefix_key = prefix_view("key_shared_prefix", words.key_shared_prefix, key, layout, problem.key);
+  cache.prefix_key =
+      prefix_view(spelling, "key_shared_prefix", words.key_shared_prefix, key, layout, problem.key);
   cache.prefix_value =
-      prefix_view("value_shared_prefix", words.value_shared_prefix, value, layout, problem.value);
+      prefix_view(spelling, "value_shared_prefix", words.value_shared_prefix, value, layout, problem.value);
   const std::int64_t rows = cache.prefix_key.rows();
   if (cache.prefix_value.rows() != rows)
     refuse("value_shared_prefix", shape_text(words.value_shared_prefix),

@@ -67,6 +67,13 @@ def prefixed() -> dict:
     return dense(3) | {"key_shared_prefix": ones(1, 2, 5, 8), "value_shared_prefix": ones(1, 2, 5, 8)}
 
 
+def flat() -> dict:
+    """The same in BSH."""
+    words = {name: ones(1, 5, 16) for name in ("key_shared_prefix", "value_shared_prefix")}
+    operands = {"query": ones(2, 3, 32), "key": ones(2, 12, 16), "value": ones(2, 12, 16)}
+    return dense() | operands | words | {"input_layout": "BSH"}
+
+
 def prompt() -> dict:
     return dense(3) | {"actual_seq_lengths": [3, 2], "actual_seq_lengths_kv": [12, 7]}
 
@@ -92,13 +99,15 @@ def incre() -> dict:
 
 
 BASES = {
-    base.__name__: base for base in (dense, paged, int8, stacked, int4, prefixed, prompt, packed, tree, incre)
+    base.__name__: base
+    for base in (dense, paged, int8, stacked, int4, prefixed, flat, prompt, packed, tree, incre)
 }
 # The legal calls that a function can take.
 OF = {
     "v1": tuple(BASES),
     "v2": ("dense", "paged", "int8", "int4", "prompt", "packed", "tree"),
     "incre": ("dense", "paged", "stacked", "incre"),
+    "mindspore": ("dense", "paged", "stacked", "incre"),
 }
 ALL = ("dense", "paged", "int8", "prompt", "packed", "incre")
 
@@ -285,6 +294,35 @@ BREAKS = [
     ("value_antiquant_offset", "missing", ("int8",), lambda c: {"key_antiquant_offset": ones(2, 1, 8)}),
     ("key_antiquant_offset", "another shape", ("int8",), lambda c: offsets(ones(2, 1, 7))),
     ("key_antiquant_offset", "another dtype", ("int8",), lambda c: offsets(ones(2, 1, 8, dtype=FLOAT))),
+    ("key_antiquant_offset", "alone", ("dense", "prompt"), lambda c: offsets(ones(2, 1, 8))),
+    ("key_antiquant_offset", "of stacked scales", ("stacked",), lambda c: offsets(ones(2, 1, 8))),
+    (
+        "antiquant_scale",
+        "an offset alone",
+        ("dense", "int8"),
+        lambda c: {"antiquant_offset": ones(2, 2, 1, 8)},
+    ),
+    ("key_antiquant_mode", "alone", ("dense", "prompt"), lambda c: {"key_antiquant_mode": 1}),
+    ("value_antiquant_mode", "alone", ("dense", "prompt"), lambda c: {"value_antiquant_mode": 1}),
+    ("key_antiquant_mode", "of stacked scales", ("stacked",), lambda c: {"key_antiquant_mode": 1}),
+    ("antiquant_mode", "alone", ("dense", "prompt", "int8"), lambda c: {"antiquant_mode": 1}),
+    (
+        "key_antiquant_scale",
+        "channels apart",
+        ("int8",),
+        lambda c: {"key_antiquant_scale": ones(2, 1, 16)[..., ::2]},
+    ),
+    (
+        "atten_mask",
+        "floats",
+        ("dense", "incre"),
+        lambda c: {"atten_mask": plane(2, 1, 1, 12).astype(FLOAT)},
+    ),
+    ("block_table", "with an int8 query", ("paged",), lambda c: with_int8(c)),
+    ("antiquant_scale", "with an int8 query", ("stacked",), lambda c: with_int8(c)),
+    ("key_antiquant_scale", "with an int8 query", ("int8",), lambda c: with_int8(c)),
+    ("query_rope", "with an int8 query", ("tree",), lambda c: with_int8(c)),
+    ("key_shared_prefix", "with an int8 query", ("prefixed",), lambda c: with_int8(c)),
     ("kv_padding_size", "with pages", ("paged",), lambda c: {"kv_padding_size": np.array([1])}),
     ("kv_padding_size", "two numbers", ("incre", "prompt"), lambda c: {"kv_padding_size": np.array([1, 2])}),
     ("kv_padding_size", "a float", ("incre", "prompt"), lambda c: {"kv_padding_size": np.array([1.0])}),
@@ -309,6 +347,8 @@ BREAKS = [
     ("key_shared_prefix", "two", ("prefixed",), lambda c: {"key_shared_prefix": ones(2, 2, 5, 8)}),
     ("key_shared_prefix", "other heads", ("prefixed",), lambda c: {"key_shared_prefix": ones(1, 4, 5, 8)}),
     ("key_shared_prefix", "other channels", ("prefixed",), lambda c: {"key_shared_prefix": ones(1, 2, 5, 9)}),
+    ("key_shared_prefix", "another width", ("flat",), lambda c: {"key_shared_prefix": ones(1, 5, 15)}),
+    ("value_shared_prefix", "no width", ("flat",), lambda c: {"value_shared_prefix": ones(1, 5, 0)}),
     ("key_shared_prefix", "another dtype", ("prefixed",), lambda c: {"key_shared_prefix": bf16(1, 2, 5, 8)}),
     (
         "value_shared_prefix",
@@ -369,6 +409,10 @@ def entry(call, row, column, value):
     table = call["block_table"].copy()
     table[row, column] = value
     return {"block_table": table}
+
+
+def with_int8(call):
+    return {name: call[name].astype(np.int8) for name in ("query", "key", "value")}
 
 
 def without(call):

@@ -154,6 +154,20 @@ def test_one_row_ignores_mode_tokens_and_its_length():
     np.testing.assert_array_equal(attend(**call(sparse_mode=3))[0], plain)
 
 
+def test_what_the_documents_ignore():
+    """Padding without lengths, that of one row, a page size without pages, stacked scales beside others."""
+    rows = call(query=normal(6, 2, 4, 3, 32))
+    for name in ("query_padding_size", "kv_padding_size"):
+        np.testing.assert_array_equal(attend(**rows, **{name: np.array([1])})[0], attend(**rows)[0])
+    words = {"query_padding_size": np.array([1]), "actual_seq_lengths": [1], "block_size": 7}
+    np.testing.assert_array_equal(attend(**call(**words))[0], attend(**call())[0])
+    numbers = np.random.default_rng(7).integers(-9, 9, (2, 2, 40, 32)).astype(np.int8)
+    scale = np.full(1, 0.25, np.float16)
+    words = {"key": numbers, "value": numbers, "key_antiquant_scale": scale, "value_antiquant_scale": scale}
+    stacked = {"antiquant_scale": np.ones(2, np.float16), "antiquant_offset": np.ones(2, np.float16)}
+    np.testing.assert_array_equal(attend(**call(**words, **stacked))[0], attend(**call(**words))[0])
+
+
 def test_a_sink_of_a_row_that_sees_nothing_is_its_logarithm():
     from fusion_attention.inference.numpy import npu_fused_infer_attention_score_v2
 

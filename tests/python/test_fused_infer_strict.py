@@ -5,6 +5,7 @@ from __future__ import annotations
 import fusion_attention
 import numpy as np
 import pytest
+from argument_names import PARAMETERS
 from fusion_attention import _core
 from test_fused_infer_malformed import function, in_words_of
 
@@ -89,6 +90,7 @@ def test_every_row(key, interface):
         attend(**words)
     sentence = str(refused.value)
     assert sentence.startswith(f"{argument}: got "), sentence
+    assert argument in PARAMETERS[interface]
     assert f"allowed is {allowed} by the document of {interface} (strict mode; " in sentence
 
 

@@ -35,14 +35,14 @@ STORED = (
     ),
     _tensor(
         "query_padding_size",
-        "one number: rows end that many before Sq. Needs actual_seq_lengths",
+        "one number, below 0 means 0: rows end that many before Sq. Without actual_seq_lengths, and with one "
+        "row, it is ignored, as documented",
         "int64",
     ),
     _tensor(
         "kv_padding_size",
-        "one number, below 0 means 0: keys end that many before Skv. Needs the lengths of the keys; "
-        "one row whose "
-        "window would begin before key 0 is 0",
+        "one number, below 0 means 0: keys end that many before Skv. Without the lengths of the keys it is "
+        "ignored, as documented; one row whose window would begin before key 0 is 0",
         "int64",
     ),
     _tensor(
@@ -54,7 +54,8 @@ STORED = (
     _tensor("antiquant_offset", "shaped like antiquant_scale; None: 0", "antiquant_scale's"),
     _tensor(
         "key_antiquant_scale",
-        "of key, before the stacked one. key_antiquant_mode 0: [1], [Nkv, 1, D], [Nkv, D], [Nkv·D], "
+        "of key; where it is given antiquant_scale and what belongs to it are ignored, as documented. "
+        "key_antiquant_mode 0: [1], [Nkv, 1, D], [Nkv, D], [Nkv·D], "
         "each with any "
         "leading 1; 1 per token: [B, Skv] or [1, B, Skv]; 2 per head: [Nkv]; 3 per token and head: [B, "
         "Nkv, Skv]; "
@@ -79,9 +80,21 @@ STORED = (
         "query's dtype",
     ),
     _tensor("key_rope", "the same of key, paged as key is", "query's dtype"),
-    Argument("block_size", "symint", "P, any number that the pools have", 0, source=_SOURCE),
-    Argument("antiquant_mode", "int", "0 per tensor or channel, 1 per token", 0, source=_SOURCE),
-    Argument("key_antiquant_mode", "int", "0 to 5, see key_antiquant_scale", 0, source=_SOURCE),
+    Argument(
+        "block_size",
+        "symint",
+        "P, any number that the pools have; without block_table it is ignored",
+        0,
+        source=_SOURCE,
+    ),
+    Argument(
+        "antiquant_mode",
+        "int",
+        "0 per tensor or channel, 1 per token; 0 without antiquant_scale",
+        0,
+        source=_SOURCE,
+    ),
+    Argument("key_antiquant_mode", "int", "0 to 5, see key_antiquant_scale; 0 without it", 0, source=_SOURCE),
     Argument("value_antiquant_mode", "int", "key_antiquant_mode, or 1 where that is 0", 0, source=_SOURCE),
     Argument("softmax_lse_flag", "bool", "whether softmax_lse is computed", False, source=_SOURCE),
     _tensor(
