@@ -1,9 +1,9 @@
 #include "fusion_attention/families/inference.h"
 
+#include <algorithm>
 #include <atomic>
 #include <cfloat>
 #include <cmath>
-#include <cstring>
 #include <limits>
 
 #include "api/copies.h"
@@ -11,6 +11,7 @@
 #include "api/inference_mask.h"
 #include "api/inference_operands.h"
 #include "api/inference_scales.h"
+#include "api/inference_tensors.h"
 #include "api/inference_windows.h"
 #include "api/mask.h"
 #include "api/operands.h"
@@ -84,16 +85,22 @@ std::optional<Pse> read_pse(const Array& given, Layout layout, std::int64_t keys
   return pse;
 }
 
+// Of every sequence: the rows of those before it.
+std::vector<std::int64_t> rows_before(const Problem& problem) {
+  std::vector<std::int64_t> first(problem.sequences.size() + 1, 0);
+  for (std::size_t s = 0; s < problem.sequences.size(); ++s)
+    first[s + 1] = first[s] + problem.sequences[s].rows;
+  return first;
+}
+
 // The statistics of the rows of sequences, one behind the other, → ln Σ exp(score) of every row of the
-// tensor.
-void make_lse(const Problem& problem, const float* max, const float* sum, float* lse) {
+// tensor. `first`: rows_before.
+void make_lse(const Problem& problem, const std::vector<std::int64_t>& first, float* lse) {
+  const float *max = problem.statistics.max, *sum = problem.statistics.sum;
   const std::int64_t heads = problem.query.heads(), rows = problem.query.rows();
   const bool natural = problem.statistics.order == StatisticsOrder::row_major;
   constexpr float kNothing = std::numeric_limits<float>::infinity();
   std::fill_n(lse, problem.query.batches() * heads * rows, kNothing);
-  std::vector<std::int64_t> first(problem.sequences.size() + 1, 0);
-  for (std::size_t s = 0; s < problem.sequences.size(); ++s)
-    first[s + 1] = first[s] + problem.sequences[s].rows;
   const auto tasks = static_cast<std::int64_t>(problem.sequences.size()) * heads;
   parallel_for(tasks, thread_count(), [&](std::int64_t task, int) {
     const auto s = static_cast<std::size_t>(task / heads);
@@ -126,34 +133,8 @@ std::vector<float> read_sink(const Array& sink, std::int64_t heads) {
   return logits;
 }
 
-// Problem whose overlay has a plane per packed sequence: an Overlay goes by the batch entry, so each sequence
-// is a problem of its own, with its rows of query and output. Rows behind the last one are zero.
-void run_each(const Problem& whole) {
-  const TensorView& out = whole.output;  // contiguous
-  if (out.data)
-    std::memset(out.data, 0,
-                static_cast<std::size_t>(bytes_of(out.dtype, out.heads() * out.rows() * out.channels())));
-  const auto rows_from = [](TensorView& view, const Sequence& sequence) {
-    view.data = static_cast<std::byte*>(view.data) + bytes_of(view.dtype, sequence.row * view.stride[2]);
-    view.shape[2] = sequence.rows;
-  };
-  std::int64_t before = 0;
-  for (std::size_t s = 0; s < whole.sequences.size(); ++s) {
-    Problem one = whole;
-    const Sequence& sequence = whole.sequences[s];
-    rows_from(one.query, sequence);
-    rows_from(one.output, sequence);
-    one.overlay.data += static_cast<std::int64_t>(s) * whole.overlay.stride[0];
-    one.overlay.stride[0] = 0;
-    one.sequences = {sequence};
-    one.sequences[0].row = 0;
-    if (one.statistics.max) {
-      one.statistics.max += before * whole.query.heads();
-      one.statistics.sum += before * whole.query.heads();
-    }
-    before += sequence.rows;
-    if (sequence.rows > 0) run(one);
-  }
+bool has_elements(const TensorView& view) {
+  return std::find(view.shape.begin(), view.shape.end(), 0) == view.shape.end();
 }
 
 bool has_numbers(const std::optional<std::vector<std::int64_t>>& list) {
@@ -209,6 +190,7 @@ struct InferenceAttention::Given {
   TensorView query, query_rope;  // to be joined
   std::vector<float> sink;
   StoredKeysMemory memory;
+  const char* without_memory = nullptr;  // what the call cannot be computed without
 };
 
 InferenceAttention::InferenceAttention(const Array& query, const Array& key, const Array& value,
@@ -221,6 +203,7 @@ InferenceAttention::InferenceAttention(const Array& query, const Array& key, con
   check_numbers(spelling, options);
   check_pse_dtype(spelling, options.pse_shift, query.element);
   check_scale_dtypes(spelling, options, query.element);
+  const char* without_memory = check_tensors(spelling, query, key, value, options);
   if (options.padding_mask) refuse("padding_mask", "a tensor", "None");
 
   problem_.scale = options.scale;
@@ -229,6 +212,7 @@ InferenceAttention::InferenceAttention(const Array& query, const Array& key, con
   const auto given_now = std::make_shared<Given>();
   Given& kept = *given_now;
   given_ = given_now;
+  kept.without_memory = without_memory;
   kept.query = problem_.query;
   kept.query_rope = apply_stored(spelling, options, {query, key, value}, layout, problem_, kept.memory);
   const std::int64_t keys = described_keys(options, problem_);
@@ -275,6 +259,9 @@ Element InferenceAttention::output_element() const {
 }
 
 void InferenceAttention::forward(void* attention_out, float* softmax_lse) const {
+  const char* without_memory = given_->without_memory;
+  if (!without_memory && !attention_out && has_elements(problem_.output)) without_memory = "attention_out";
+  if (without_memory) refuse(without_memory, "no memory", "a pointer to its elements");
   Problem problem = problem_;
   problem.output.data = attention_out;
   Buffer query, mask, pse, max, sum;
@@ -296,17 +283,18 @@ void InferenceAttention::forward(void* attention_out, float* softmax_lse) const 
     problem.bias.data = view.data;
     place_pse(*given_->pse, view, problem);
   }
-  const std::int64_t rows = problem.query.batches() * problem.query.heads() * problem.query.rows();
   if (softmax_lse) {
+    const std::int64_t rows = product({problem.query.batches(), problem.query.heads(), problem.query.rows()});
     problem.statistics.max = max.floats(rows);
     problem.statistics.sum = sum.floats(rows);
   }
+  const std::vector<std::int64_t> first = softmax_lse ? rows_before(problem) : std::vector<std::int64_t>();
   if (given_->mask && !given_->halves && problem.statistics.order == StatisticsOrder::row_major) {
     run_each(problem);
   } else {
     run(problem);
   }
-  if (softmax_lse) make_lse(problem, problem.statistics.max, problem.statistics.sum, softmax_lse);
+  if (softmax_lse) make_lse(problem, first, softmax_lse);
 }
 
 std::vector<std::string> InferenceAttention::notes() const {

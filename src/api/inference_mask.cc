@@ -168,7 +168,7 @@ Overlay mask_of_halves(const Array& mask, Buffer& buffer) {
   const auto row_axis = static_cast<std::size_t>(mask.rank - 2), key_axis = row_axis + 1;
   const std::int64_t batches = mask.rank > 2 ? mask.shape[0] : 1, rows = mask.shape[row_axis],
                      keys = mask.shape[key_axis], step = mask.stride[key_axis];
-  std::uint8_t* bytes = buffer.bytes(batches * rows * keys);
+  std::uint8_t* bytes = buffer.bytes(product({batches, rows, keys}));
   parallel_for(batches * rows, thread_count(), [&](std::int64_t task, int) {
     const std::int64_t batch = task / rows, row = task % rows;
     const auto* from = static_cast<const std::uint16_t*>(mask.data) +
