@@ -66,6 +66,8 @@ constexpr Word kWords[] = {
     {"deq_scale2", set_array<&InferenceOptions::deq_scale2>},
     {"quant_scale2", set_array<&InferenceOptions::quant_scale2>},
     {"quant_offset2", set_array<&InferenceOptions::quant_offset2>},
+    {"dequant_scale_query", set_array<&InferenceOptions::dequant_scale_query>},
+    {"query_quant_mode", set_value<&InferenceOptions::query_quant_mode>},
     {"padding_mask", set_array<&InferenceOptions::padding_mask>},
     {"inner_precise", set_value<&InferenceOptions::inner_precise>},
     {"learnable_sink", set_array<&InferenceOptions::learnable_sink>},

@@ -16,6 +16,7 @@
 #include "api/mask.h"
 #include "api/operands.h"
 #include "api/pse.h"
+#include "api/quantised_query.h"
 #include "api/refuse.h"
 #include "api/stored_keys.h"
 #include "base/half.h"
@@ -188,22 +189,24 @@ struct InferenceAttention::Given {
   bool halves = false, windows = false;
   std::shared_ptr<const OutputScales> output_scales;
   TensorView query, query_rope;  // to be joined
+  QuantisedQuery quantised;      // what query is to be made of
   std::vector<float> sink;
   StoredKeysMemory memory;
   const char* without_memory = nullptr;  // what the call cannot be computed without
 };
 
-InferenceAttention::InferenceAttention(const Array& query, const Array& key, const Array& value,
+InferenceAttention::InferenceAttention(const Array& given_query, const Array& key, const Array& value,
                                        const InferenceOptions& given) {
   const InferenceOptions options = as_meant(given);
   const Spelling& spelling = spelling_of(options.interface);
   const InferenceLayout layouts = inference_layout(spelling, options.input_layout);
   const Layout layout = layouts.input;
+  const Array query = meant_query(spelling, options, given_query, key, value);
   check_inference_operands(spelling, options, query, key, value, layout);
   check_numbers(spelling, options);
   check_pse_dtype(spelling, options.pse_shift, query.element);
   check_scale_dtypes(spelling, options, query.element);
-  const char* without_memory = check_tensors(spelling, query, key, value, options);
+  const char* without_memory = check_tensors(spelling, given_query, key, value, options);
   if (options.padding_mask) refuse("padding_mask", "a tensor", "None");
 
   problem_.scale = options.scale;
@@ -214,6 +217,7 @@ InferenceAttention::InferenceAttention(const Array& query, const Array& key, con
   given_ = given_now;
   kept.without_memory = without_memory;
   kept.query = problem_.query;
+  kept.quantised = read_quantised_query(options, given_query, layout, problem_.query);
   kept.query_rope = apply_stored(spelling, options, {query, key, value}, layout, problem_, kept.memory);
   const std::int64_t keys = described_keys(options, problem_);
   apply_inference_mask(spelling, options, layout, keys, problem_);
@@ -228,7 +232,7 @@ InferenceAttention::InferenceAttention(const Array& query, const Array& key, con
   const bool decoding = spelling.decodes && !is_packed(layout) && problem_.query.rows() == 1;
   problem_.half_scores =
       query.element == Element::float16 && options.inner_precise % 2 == 1 && !options.pse_shift && !decoding;
-  if (is_strict(options.strict)) refuse_undocumented({layouts, query, key, value, options, problem_});
+  if (is_strict(options.strict)) refuse_undocumented({layouts, given_query, key, value, options, problem_});
   kept.halves = problem_.overlay && options.atten_mask.element == Element::float16;
   kept.windows = problem_.overlay && has_windows(problem_);
   if (kept.halves || options.sparse_mode == 9) kept.mask = options.atten_mask;
@@ -264,8 +268,12 @@ void InferenceAttention::forward(void* attention_out, float* softmax_lse) const 
   if (without_memory) refuse(without_memory, "no memory", "a pointer to its elements");
   Problem problem = problem_;
   problem.output.data = attention_out;
-  Buffer query, mask, pse, max, sum;
-  if (given_->query_rope.channels() > 0) problem.query = joined(given_->query, given_->query_rope, query);
+  Buffer part, query, mask, pse, max, sum;
+  if (given_->query_rope.channels() > 0) {
+    const TensorView first =
+        given_->quantised ? dequantised(given_->quantised, given_->query, part) : given_->query;
+    problem.query = joined(first, given_->query_rope, query);
+  }
   if (given_->halves) {
     problem.overlay = mask_of_halves(given_->mask, mask);
   } else if (given_->mask) {

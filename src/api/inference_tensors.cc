@@ -36,6 +36,7 @@ const char* check_tensors(const Spelling& spelling, const Array& query, const Ar
       {spelling.deq_scale2, &options.deq_scale2},
       {spelling.quant_scale2, &options.quant_scale2},
       {spelling.quant_offset2, &options.quant_offset2},
+      {"dequant_scale_query", &options.dequant_scale_query},
       {"learnable_sink", &options.learnable_sink},
       {"block_table", &stored.block_table},
       {"key_shared_prefix", &stored.key_shared_prefix},

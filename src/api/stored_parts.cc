@@ -1,5 +1,6 @@
 #include <algorithm>
 #include <string>
+#include <tuple>
 
 #include "api/operands.h"
 #include "api/refuse.h"
@@ -145,12 +146,13 @@ TensorView read_stored_rope(const Spelling& spelling, const StoredKeys& words, c
                             Layout layout, const Problem& problem, Cache& cache) {
   const Array &query_rope = words.query_rope, &key_rope = words.key_rope;
   if (!query_rope && !key_rope) return {};
-  const std::pair<const char*, const Array*> ropes[] = {{"query_rope", &query_rope}, {"key_rope", &key_rope}};
-  for (const auto& [argument, rope] : ropes) {
-    if (!*rope) refuse(argument, "None", "a tensor: both rope parts or none");
-    if (rope->element != query.element) {
-      refuse(argument, std::string("dtype ") + name(rope->element),
-             std::string("query's dtype ") + name(query.element));
+  const std::tuple<const char*, const Array&, const char*> ropes[] = {{"query_rope", query_rope, "query"},
+                                                                      {"key_rope", key_rope, "query_rope"}};
+  for (const auto& [argument, rope, like] : ropes) {
+    if (!rope) refuse(argument, "None", "a tensor: both rope parts or none");
+    if (rope.element != query.element) {
+      refuse(argument, std::string("dtype ") + name(rope.element),
+             std::string(like) + "'s dtype " + name(query.element));
     }
   }
   if (words.key_shared_prefix) refuse("query_rope", "a tensor", "None with a shared prefix");

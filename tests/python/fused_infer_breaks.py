@@ -94,18 +94,26 @@ def tree() -> dict:
     return dense(3) | mask | {"query_rope": ones(2, 4, 3, 8), "key_rope": ones(2, 2, 12, 8)}
 
 
+def int8_query() -> dict:
+    """Of version 2: scales per token and head, and rope channels."""
+    call = dense(3) | {"query_rope": ones(2, 4, 3, 8), "key_rope": ones(2, 2, 12, 8)}
+    scales = {f"{name}_antiquant_scale": ones(1, dtype=FLOAT) for name in ("key", "value")}
+    scales |= {"dequant_scale_query": ones(2, 4, 3, dtype=FLOAT), "query_quant_mode": 3}
+    return call | scales | {name: call[name].astype(np.int8) for name in ("query", "key", "value")}
+
+
 def incre() -> dict:
     return dense() | {"actual_seq_lengths_kv": [9, 5]}
 
 
 BASES = {
     base.__name__: base
-    for base in (dense, paged, int8, stacked, int4, prefixed, flat, prompt, packed, tree, incre)
+    for base in (dense, paged, int8, stacked, int4, prefixed, flat, prompt, packed, tree, int8_query, incre)
 }
 # The legal calls that a function can take.
 OF = {
-    "v1": tuple(BASES),
-    "v2": ("dense", "paged", "int8", "int4", "prompt", "packed", "tree"),
+    "v1": tuple(name for name in BASES if name != "int8_query"),
+    "v2": ("dense", "paged", "int8", "int4", "prompt", "packed", "tree", "int8_query"),
     "incre": ("dense", "paged", "stacked", "incre"),
     "mindspore": ("dense", "paged", "stacked", "incre"),
 }
@@ -385,7 +393,35 @@ BREAKS = [
     ("quant_scale2", "halves", ("dense", "prompt"), lambda c: {"quant_scale2": ones(1)}),
     ("quant_offset2", "alone", ("dense", "prompt"), lambda c: {"quant_offset2": ones(1, dtype=FLOAT)}),
     ("query_quant_mode", "3", ("dense",), lambda c: {"query_quant_mode": 3}),
-    ("out_dtype", "given", ("dense",), lambda c: {"out_dtype": 5}),
+    ("out_dtype", "given", ("dense", "int8_query"), lambda c: {"out_dtype": 5}),
+    ("query_quant_mode", "0", ("int8_query",), lambda c: {"query_quant_mode": 0}),
+    ("dequant_scale_query", "missing", ("int8_query",), lambda c: {"dequant_scale_query": None}),
+    ("dequant_scale_query", "halves", ("int8_query",), lambda c: {"dequant_scale_query": ones(2, 4, 3)}),
+    (
+        "dequant_scale_query",
+        "other heads",
+        ("int8_query",),
+        lambda c: {"dequant_scale_query": ones(2, 2, 3, 1, dtype=FLOAT)},
+    ),
+    (
+        "dequant_scale_query",
+        "one number",
+        ("int8_query",),
+        lambda c: {"dequant_scale_query": ones(1, dtype=FLOAT)},
+    ),
+    (
+        "dequant_scale_query",
+        "of floats",
+        ("dense", "int8"),
+        lambda c: {"dequant_scale_query": ones(2, 4, 1, dtype=FLOAT), "query_quant_mode": 3},
+    ),
+    ("query_rope", "missing", ("int8_query",), lambda c: {"query_rope": None, "key_rope": None}),
+    ("query_rope", "float32", ("int8_query",), lambda c: {"query_rope": ones(2, 4, 3, 8, dtype=FLOAT)}),
+    ("query_rope", "int8", ("int8_query",), lambda c: {"query_rope": ones(2, 4, 3, 8, dtype=np.int8)}),
+    ("key_rope", "another dtype", ("int8_query", "tree"), lambda c: {"key_rope": bf16(2, 2, 12, 8)}),
+    ("key", "of floats", ("int8_query",), lambda c: {"key": ones(2, 2, 12, 8)}),
+    ("value", "of floats", ("int8_query",), lambda c: {"value": ones(2, 2, 12, 8)}),
+    ("key", "without scales", ("int8_query",), lambda c: without(c)),
 ]
 
 
@@ -412,7 +448,9 @@ def entry(call, row, column, value):
 
 
 def with_int8(call):
-    return {name: call[name].astype(np.int8) for name in ("query", "key", "value")}
+    """Of the interfaces that take integers in all three."""
+    scales = {name: ones(1, dtype=FLOAT) for name in ("dequant_scale1", "quant_scale1", "dequant_scale2")}
+    return scales | {name: call[name].astype(np.int8) for name in ("query", "key", "value")}
 
 
 def without(call):

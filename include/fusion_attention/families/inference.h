@@ -50,6 +50,11 @@ struct InferenceOptions {
   Array deq_scale1, quant_scale1, deq_scale2;
   Array quant_scale2, quant_offset2;
 
+  // fused infer, version 2: an int8 query beside int8 keys and values, with rope channels of a floating type,
+  // in which the call is computed. float32 of query's shape but for its D (or 1); mode 3, per token and head.
+  Array dequant_scale_query;
+  std::int64_t query_quant_mode = 0;
+
   StoredKeys stored;     // of the interfaces that decode
   Array learnable_sink;  // [N], any floating type
 

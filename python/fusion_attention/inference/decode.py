@@ -20,9 +20,9 @@ def _tensor(name: str, says: str, dtypes: str, source: str = _SOURCE) -> Argumen
     return Argument(name, "tensor", says, None, dtypes, source)
 
 
-def _unused(name: str, default: Any = None) -> Argument:
+def _unused(name: str) -> Argument:
     """An argument that the documents reserve."""
-    return Argument(name, "unused", f"must be {default}", default, source="inference-ops B.4")
+    return Argument(name, "unused", "must be None", None, source="inference-ops B.4")
 
 
 STORED = (
@@ -98,6 +98,19 @@ STORED = (
     Argument("value_antiquant_mode", "int", "key_antiquant_mode, or 1 where that is 0", 0, source=_SOURCE),
     Argument("softmax_lse_flag", "bool", "whether softmax_lse is computed", False, source=_SOURCE),
     _tensor(
+        "dequant_scale_query",
+        "of an int8 query, query's shape without its D, or with 1 for it; BSH: [B, Sq, N]",
+        "float32",
+        "inference-ops B.4",
+    ),
+    Argument(
+        "query_quant_mode",
+        "int",
+        "3, per token and head, with dequant_scale_query; else 0",
+        0,
+        source="inference-ops B.4",
+    ),
+    _tensor(
         "learnable_sink",
         "[N]: one more logit per head, which joins the sum of the weights and has no value",
         "bfloat16, float16 or float32",
@@ -112,16 +125,8 @@ _DTYPES = " ".join(
         *("dequant_scale_query", "dequant_scale_key", "dequant_scale_value", "dequant_scale_key_rope", "out"),
     )
 )
-_UNUSED = (
-    *("key_rope_antiquant_scale", "dequant_scale_query", "dequant_scale_key_rope", "quant_scale_p"),
-    *_DTYPES.split(),
-)
-ROWS = (
-    BY_NAME
-    | {row.name: row for row in STORED}
-    | {name: _unused(name) for name in _UNUSED}
-    | {"query_quant_mode": _unused("query_quant_mode", 0)}
-)
+_UNUSED = ("key_rope_antiquant_scale", "dequant_scale_key_rope", "quant_scale_p", *_DTYPES.split())
+ROWS = BY_NAME | {row.name: row for row in STORED} | {name: _unused(name) for name in _UNUSED}
 
 _INTEGER = "dequant_scale1 quant_scale1 dequant_scale2 quant_scale2 quant_offset2"
 _SPELLED = {"dequant_scale1": "deq_scale1", "dequant_scale2": "deq_scale2"}
@@ -165,6 +170,11 @@ _FUSED: dict[str, dict[str, Any]] = {
         + ", 9 a tree over the last Lq keys (with rope). One row without rope: "
         "2 to 4 are full",
     },
+}
+_V2: dict[str, dict[str, Any]] = _FUSED | {
+    "query": {"dtypes": f"{FLOATING}, or int8 with dequant_scale_query and query_rope"},
+    "query_rope": {"dtypes": "query's dtype; of an int8 query bfloat16 or float16, then that of the output"},
+    "key_rope": {"dtypes": "query_rope's dtype"},
 }
 _INCRE: dict[str, dict[str, Any]] = {
     **{name: _FUSED[name] for name in ("query", "key", "value")},
@@ -257,7 +267,7 @@ FUSED_V2 = Function(
         "softmax_scale": "scale",
         "return_softmax_lse": "softmax_lse_flag",
     },
-    changes=_FUSED,
+    changes=_V2,
     rows=ROWS,
 )
 FUNCTIONS = (INCRE, NPU_INCRE, FUSED, FUSED_V2)

@@ -38,7 +38,9 @@ def attend(function: Function, query: Any, key: Any, value: Any, words: dict[str
     given = {name: _array(x) for name, x in arrays.items()}
     q, k, v = (given.pop(name) for name in ("query", "key", "value"))
     call = _core.InferenceAttention(function.interface, q, k, v, words | given, _strict.chosen())
-    out: _NDArray = np.empty(call.output_shape, _DTYPES.get(call.output_element, query.dtype))
+    # An int8 query with scales of its own computes in the dtype of its rope channels.
+    floating = arrays.get("query_rope", query).dtype
+    out: _NDArray = np.empty(call.output_shape, _DTYPES.get(call.output_element, floating))
     lse = np.empty(call.lse_shape if asks_lse else 0, np.float32)
     call.forward(out.ctypes.data, lse.ctypes.data if asks_lse else 0)
     for note in call.notes():

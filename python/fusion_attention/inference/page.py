@@ -56,11 +56,15 @@ RULES = """
   shape [0], as tracing sees it on the NPU (its document says [1]).
 * **float16 with an odd inner_precise** rounds Q·Kᵀ to float16 before the scale when a sequence has
   several rows and no position bias; otherwise scores are float32 throughout.
-* int8 query, key and value, and int8 results: [prompt_flash_attention.md](prompt_flash_attention.md).
+* **An int8 query of version 2** (`dequant_scale_query`, beside int8 keys and values and rope channels of
+  bfloat16 or float16): its document gives no arithmetic. Ours is that of the cache: the call whose query is
+  stored·scale in float32, rounded once to the dtype of `query_rope`, which is that of the output.
+* int8 query, key and value of version 1, and int8 results:
+  [prompt_flash_attention.md](prompt_flash_attention.md).
 
-Not taken: fragments of pools (NZ, 5 axes), lists of several tensors, float8, an int8 query over stored keys,
-scales per token of packed sequences (modes 1, 3; 4 and 5 are), a prefix with packed layouts, left padding
-or rope. Each is refused in one sentence.
+Not taken: fragments of pools (NZ, 5 axes), lists of several tensors, float8, an int8 query over stored keys
+but in version 2, scales per token of packed sequences (modes 1, 3; 4 and 5 are), a prefix with packed
+layouts, left padding or rope. Each is refused in one sentence.
 
 Errors: `TypeError` for an argument of the wrong Python type, `RuntimeError` for anything else; one
 sentence: the argument, what was given, what is allowed. Nothing has been computed then.

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from fusion_attention.inference import signatures
 
 _library: Any = torch.library.Library("fusion_attention", "FRAGMENT")  # type: ignore[no-untyped-call]
-_DTYPES = {ELEMENTS["int8"]: torch.int8, ELEMENTS["float16"]: torch.float16}
+_DTYPES = {ELEMENTS[name]: getattr(torch, name) for name in ("int8", "float16", "bfloat16", "float32")}
 _LISTS = ("actual_seq_lengths", "actual_seq_lengths_kv")
 
 
@@ -56,7 +56,7 @@ def _kernel(function: Function) -> Callable[..., Any]:
         asks_lse = words.pop("softmax_lse_flag", False)
         q, k, v = _array("query", query), _array("key", key), _array("value", value)
         call = _core.InferenceAttention(function.interface, q, k, v, _given(words), _strict.chosen())
-        out = torch.empty(*call.output_shape, dtype=_DTYPES.get(call.output_element, query.dtype))
+        out = torch.empty(*call.output_shape, dtype=_DTYPES[call.output_element])
         lse = torch.empty(call.lse_shape if asks_lse else (0,))
         call.forward(out.data_ptr(), lse.data_ptr() if asks_lse else 0)
         for note in call.notes():
@@ -71,6 +71,8 @@ def _fake(function: Function) -> Callable[..., Any]:
 
     def attend(query: Tensor, key: Tensor, value: Tensor, **words: Any) -> Any:
         dtype = torch.float16 if query.dtype == torch.int8 else query.dtype
+        if words.get("dequant_scale_query") is not None:
+            dtype = words["query_rope"].dtype
         if words.get("quant_scale2") is not None:
             dtype = torch.int8
         packed_by = 8 if value.dtype == torch.int32 else 1
