@@ -96,8 +96,7 @@ void construct(InferenceAttention* self, const std::string& interface, nb::handl
                nb::handle value, const nb::dict& words, std::optional<bool> strict) {
   const std::optional<Interface> documented = interface_of(interface);
   if (!documented) throw Error(ErrorKind::value, "interface", interface, "one of _core.documented_limits()");
-  InferenceOptions options;
-  options.interface = *documented;
+  InferenceOptions options(*documented);
   options.strict = strict;
   for (const auto& [name, given] : words) {
     const auto text = nb::cast<std::string>(name);

@@ -21,28 +21,19 @@ constexpr const char* kPage2 = "torch_npu-npu_fused_infer_attention_score_v2.md"
 
 using Call = const InferenceCall&;
 
-bool packed(Call c) {
-  return is_packed(c.layouts.input);
-}
-
 bool one_row(Call c) {
-  return !packed(c) && c.problem.query.rows() == 1;
+  return has_one_row(c.layouts.input, c.problem.query);
 }
 
 bool has_rope(Call c) {
   return static_cast<bool>(c.options.stored.query_rope);
 }
 
-// Channels that lie on whole blocks of the memory of the hardware: 16 halves, 32 int8, 64 int4.
-std::int64_t aligned(Call c) {
-  if (c.problem.key.dtype == Dtype::int4) return 64;
-  return c.problem.key.dtype == Dtype::int8 ? 32 : 16;
-}
-
 Refused page_size(Call c) {
   const std::int64_t size = c.options.stored.block_size;
   if (!c.options.stored.block_table) return std::nullopt;
-  const std::int64_t step = one_row(c) || has_rope(c) || packed(c) ? (aligned(c) == 32 ? 32 : 16) : 128;
+  const std::int64_t step =
+      one_row(c) || has_rope(c) || packed(c) ? (aligned_channels(c) == 32 ? 32 : 16) : 128;
   const std::int64_t most = has_rope(c) || packed(c) ? 1024 : 512;
   return where(size > most || size % step != 0, number(size));
 }
@@ -69,7 +60,7 @@ constexpr InferenceLimit kLimits[] = {
     {"decode-depth-unaligned", kAll, "query", "D a multiple of 16 (int8: 32, int4: 64)", kPage,
      [](Call c) {
        const std::int64_t depth = c.problem.query.channels();
-       return where(depth % aligned(c) != 0, "D = " + number(depth));
+       return where(depth % aligned_channels(c) != 0, "D = " + number(depth));
      }},
     {"decode-dtype", kAll, "query", "float16 or bfloat16, several rows int8 too", kPage,
      [](Call c) {

@@ -164,7 +164,7 @@ TensorView apply_stored(const Spelling& spelling, const InferenceOptions& option
   if (operands.query.element == Element::int8) refuse_stored(spelling, stored);
   place_keys(spelling, stored, layout, has_numbers(options.actual_seq_lengths_kv), problem, memory);
   place_rows(stored, layout, has_numbers(options.actual_seq_lengths), problem);
-  apply_prefix(spelling, stored, operands.key, operands.value, layout, problem);
+  apply_prefix(stored, operands.key, operands.value, layout, problem);
   const TensorView rope = read_stored_rope(spelling, stored, operands.query, layout, problem, problem.cache);
   apply_antiquant(spelling, stored, layout, problem);
   return rope;
@@ -229,7 +229,7 @@ InferenceAttention::InferenceAttention(const Array& given_query, const Array& ke
     problem_.sink.data = kept.sink.data();
   }
   kept.output_scales = apply_scales(spelling, options, problem_);
-  const bool decoding = spelling.decodes && !is_packed(layout) && problem_.query.rows() == 1;
+  const bool decoding = spelling.decodes && has_one_row(layout, problem_.query);
   problem_.half_scores =
       query.element == Element::float16 && options.inner_precise % 2 == 1 && !options.pse_shift && !decoding;
   if (is_strict(options.strict)) refuse_undocumented({layouts, given_query, key, value, options, problem_});

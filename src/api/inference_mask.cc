@@ -43,7 +43,7 @@ void check_compressed(const Spelling& spelling, const Array& mask, std::int64_t 
                      mask.shape[row + 1] == kCompressed;
   const bool head = mask.rank != 4 || mask.shape[1] == 1;
   const bool batch = mask.rank == 2 || mask.shape[0] == 1 ||
-                     (mask.rank == 4 && spelling.mindspore && mask.shape[0] == batches);
+                     (mask.rank == 4 && spelling.has_error_table && mask.shape[0] == batches);
   if (plane && head && batch) return;
   refuse(spelling.atten_mask, shape_text(mask),
          "[2048, 2048], [1, 2048, 2048] or [1, 1, 2048, 2048] for sparse_mode " + number(mode));
@@ -63,7 +63,7 @@ Overlay full_mask(const Spelling& spelling, const Array& given, bool single, std
                   std::int64_t rows, std::int64_t keys) {
   const Array mask = single && given.rank == 2 ? with_row_axis(given) : given;
   const auto fits = [&spelling](std::int64_t length, std::int64_t size) {
-    return length == size || (length > size && !spelling.mindspore);
+    return length == size || (length > size && !spelling.has_error_table);
   };
   const std::size_t row = static_cast<std::size_t>(std::clamp(mask.rank, 2, 4) - 2);
   const bool batch = mask.rank == 2 || mask.shape[0] == 1 || mask.shape[0] == batches;
@@ -100,23 +100,10 @@ void check_negative(const Tokens& tokens, std::int64_t rows, std::int64_t keys, 
     refuse("pre_tokens", number(tokens.pre), "above " + number(-keys) + sizes);
 }
 
-Band band_of(std::int64_t mode, const Tokens& tokens, const Sequence& sequence) {
-  const std::int64_t corner = sequence.keys - sequence.rows;
-  const bool empty = sequence.rows == 0 || sequence.keys == 0;
-  switch (mode) {
-    case 0:
-      if (!empty) check_negative(tokens, sequence.rows, sequence.keys, sequence);
-      return trimmed(-tokens.pre, tokens.next, sequence);
-    case 2:
-      return trimmed(-Band::kFar, 0, sequence);
-    case 3:
-      return trimmed(-Band::kFar, corner, sequence);
-    case 4:
-      if (!empty) check_negative(tokens, sequence.keys, sequence.rows, sequence);
-      return trimmed(corner - tokens.pre, corner + tokens.next, sequence);
-    default:
-      return {};
-  }
+void check_tokens(std::int64_t mode, const Tokens& tokens, const Sequence& sequence) {
+  if (sequence.rows == 0 || sequence.keys == 0) return;
+  if (mode == 0) check_negative(tokens, sequence.rows, sequence.keys, sequence);
+  if (mode == 4) check_negative(tokens, sequence.keys, sequence.rows, sequence);
 }
 
 void check_tree(const Spelling& spelling, const InferenceOptions& options, Layout layout,
@@ -140,10 +127,10 @@ void apply_inference_mask(const Spelling& spelling, const InferenceOptions& opti
                           std::int64_t keys, Problem& problem) {
   const std::int64_t mode = options.sparse_mode;
   const Array& mask = options.atten_mask;
-  const bool tree = mode == 9 && spelling.decodes && !spelling.one_row();
+  const bool tree = mode == 9 && spelling.decodes && !spelling.is_incre();
   if (!tree && (mode < 0 || mode > 4)) refuse("sparse_mode", number(mode), "0, 1, 2, 3 or 4");
   if (tree) return check_tree(spelling, options, layout, problem);
-  const bool single = is_single_row(spelling, options, layout, problem.query.rows());
+  const bool single = ignores_mode(spelling, options, layout, problem.query);
   if (!mask) {
     if (mode != 0 && !single) refuse(spelling.atten_mask, "None", "a tensor for sparse_mode " + number(mode));
     return;  // full attention, whatever the tokens say
@@ -161,7 +148,10 @@ void apply_inference_mask(const Spelling& spelling, const InferenceOptions& opti
   if (mode == 0 && (single || has_left_padding(options, problem)))
     return;  // documented: the tokens say nothing then
   const Tokens tokens = tokens_of(options);
-  for (Sequence& sequence : problem.sequences) sequence.band = band_of(mode, tokens, sequence);
+  for (Sequence& sequence : problem.sequences) {
+    check_tokens(mode, tokens, sequence);
+    sequence.band = band_of(mode, tokens.pre, tokens.next, sequence);
+  }
 }
 
 Overlay mask_of_halves(const Array& mask, Buffer& buffer) {

@@ -32,7 +32,7 @@ const char* check_tensors(const Spelling& spelling, const Array& query, const Ar
       {spelling.atten_mask, &options.atten_mask},
       {"pse_shift", &options.pse_shift},
       {spelling.deq_scale1, &options.deq_scale1},
-      {spelling.quant_scale1, &options.quant_scale1},
+      {"quant_scale1", &options.quant_scale1},
       {spelling.deq_scale2, &options.deq_scale2},
       {spelling.quant_scale2, &options.quant_scale2},
       {spelling.quant_offset2, &options.quant_offset2},

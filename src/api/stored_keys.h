@@ -24,7 +24,7 @@ bool is_quantised(Element element);  // int8 or, eight to an int32, int4
 
 // key, value or key_rope as it is stored: [B, heads, Skv, D], or the pool [pages, heads, P, D].
 TensorView stored_view(const char* argument, const Array& array, Layout layout, const StoredKeys& words,
-                       const char* heads_name, std::int64_t heads);
+                       std::int64_t heads);
 
 // The most keys of its own that a sequence can have.
 std::int64_t most_keys(const StoredKeys& words, const TensorView& key);
@@ -41,8 +41,8 @@ void check_pages(const StoredKeys& words, const Problem& problem);
 void place_rows(const StoredKeys& words, Layout layout, bool has_lengths, Problem& problem);
 
 // Keys that every sequence has before its own: Problem::cache and the sequences. After place_keys.
-void apply_prefix(const Spelling& spelling, const StoredKeys& words, const Array& key, const Array& value,
-                  Layout layout, Problem& problem);
+void apply_prefix(const StoredKeys& words, const Array& key, const Array& value, Layout layout,
+                  Problem& problem);
 
 // Sets Problem::cache.key_rope; gives query's rope part, which the family joins to query.
 TensorView read_stored_rope(const Spelling& spelling, const StoredKeys& words, const Array& query,

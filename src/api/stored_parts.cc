@@ -9,8 +9,8 @@
 namespace fusion_attention {
 namespace {
 
-TensorView prefix_view(const Spelling& spelling, const char* argument, const Array& prefix, const Array& like,
-                       Layout layout, const TensorView& stored) {
+TensorView prefix_view(const char* argument, const Array& prefix, const Array& like, Layout layout,
+                       const TensorView& stored) {
   if (!prefix) refuse(argument, "None", "a tensor: both prefixes or none");
   if (prefix.element != like.element) {
     refuse(argument, std::string("dtype ") + name(prefix.element),
@@ -21,8 +21,7 @@ TensorView prefix_view(const Spelling& spelling, const char* argument, const Arr
   const bool other_heads =
       !merges_heads(layout) && view_of(prefix, layout, stored.heads()).heads() != stored.heads();
   if (other_heads) refuse(argument, shape_text(prefix), "key's " + number(stored.heads()) + " heads");
-  const TensorView view =
-      stored_view(argument, prefix, layout, {}, spelling.num_key_value_heads, stored.heads());
+  const TensorView view = stored_view(argument, prefix, layout, {}, stored.heads());
   if (view.batches() != 1 || view.channels() != stored.channels())
     refuse(argument, shape_text(prefix), "one batch entry of key's heads and channels");
   if (is_quantised(prefix.element) && view.channels() > 1 && view.stride[3] != 1)
@@ -118,8 +117,8 @@ void check_no_tokens(const Antiquant& given, const Problem& problem, bool packed
 
 }  // namespace
 
-void apply_prefix(const Spelling& spelling, const StoredKeys& words, const Array& key, const Array& value,
-                  Layout layout, Problem& problem) {
+void apply_prefix(const StoredKeys& words, const Array& key, const Array& value, Layout layout,
+                  Problem& problem) {
   if (!words.key_shared_prefix && !words.value_shared_prefix) {
     if (words.actual_shared_prefix_len)
       refuse("actual_shared_prefix_len", "a number", "None without a shared prefix");
@@ -127,10 +126,9 @@ void apply_prefix(const Spelling& spelling, const StoredKeys& words, const Array
   }
   if (is_packed(layout)) refuse("key_shared_prefix", "a tensor", "None for packed sequences");
   Cache& cache = problem.cache;
-  cache.prefix_key =
-      prefix_view(spelling, "key_shared_prefix", words.key_shared_prefix, key, layout, problem.key);
+  cache.prefix_key = prefix_view("key_shared_prefix", words.key_shared_prefix, key, layout, problem.key);
   cache.prefix_value =
-      prefix_view(spelling, "value_shared_prefix", words.value_shared_prefix, value, layout, problem.value);
+      prefix_view("value_shared_prefix", words.value_shared_prefix, value, layout, problem.value);
   const std::int64_t rows = cache.prefix_key.rows();
   if (cache.prefix_value.rows() != rows)
     refuse("value_shared_prefix", shape_text(words.value_shared_prefix),
@@ -161,8 +159,7 @@ TensorView read_stored_rope(const Spelling& spelling, const StoredKeys& words, c
       view_with_heads("query_rope", query_rope, layout, spelling.num_heads, problem.query.heads());
   if (!words.block_table && key_rope.rank != rank_of(layout))
     refuse("key_rope", shape_text(key_rope), "key's rank");
-  cache.key_rope =
-      stored_view("key_rope", key_rope, layout, words, spelling.num_key_value_heads, problem.key.heads());
+  cache.key_rope = stored_view("key_rope", key_rope, layout, words, problem.key.heads());
   const auto alike = [](const TensorView& a, const TensorView& b) {
     return std::equal(a.shape.begin(), a.shape.begin() + 3, b.shape.begin());
   };

@@ -22,7 +22,6 @@ class Memory : public testing::Test {
   Memory() {
     InferenceOptions& o = options_;
     StoredKeys& s = o.stored;
-    o.interface = Interface::npu_fused_infer_attention_score;
     o.num_heads = 2, o.num_key_value_heads = 1, o.input_layout = "BNSD", o.scale = 0.1, o.strict = false;
     o.actual_seq_lengths_kv = {6};
     o.sparse_mode = 9;
@@ -78,7 +77,7 @@ class Memory : public testing::Test {
 
   std::vector<std::vector<std::byte>> memory_;
   Array query_, key_, value_;
-  InferenceOptions options_;
+  InferenceOptions options_{Interface::npu_fused_infer_attention_score};
 };
 
 TEST_F(Memory, NoTensorWithoutMemoryIsRead) {
