@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import re
 
-from fusion_attention.inference import decode, table
+from fusion_attention.inference import decode
 
-FUNCTIONS = {function.name: function for function in (*table.FUNCTIONS, *decode.FUNCTIONS)}
+FUNCTIONS = {function.name: function for function in decode.FUNCTIONS}
 PARAMETERS = {
     name: {spelled for spelled, _, _ in function.parameters()} for name, function in FUNCTIONS.items()
 }

@@ -4,20 +4,16 @@ from __future__ import annotations
 
 import inspect
 import math
-from pathlib import Path
 
 import fusion_attention
 import ml_dtypes
 import numpy as np
 import pytest
 from family_options import compressed_mask
-from fusion_attention.inference import page
-from fusion_attention.inference.decode import FUNCTIONS
 from fusion_attention.inference.numpy import npu_fused_infer_attention_score as attend
 from test_family_calls import to_torch
 
 MOST = 2147483647
-DOCS = Path(__file__).parents[2] / "docs"
 _INTEGER = (
     "dequant_scale1=None, quant_scale1=None, dequant_scale2=None, quant_scale2=None, quant_offset2=None"
 )
@@ -60,13 +56,6 @@ def test_signatures_of_the_documents(front, name):
     assert str(inspect.signature(function)) == f"({DOCUMENTED[name]})"
     for argument in inspect.signature(function).parameters:
         assert f"    {argument} (" in function.__doc__
-
-
-def test_the_page_is_current():
-    assert (DOCS / page.PAGE.name).read_text() == page.page(), (
-        "run: python -m fusion_attention.inference.page"
-    )
-    assert {function.name for function in FUNCTIONS} == DOCUMENTED.keys()
 
 
 def normal(seed, *shape, dtype=np.float16):

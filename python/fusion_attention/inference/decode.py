@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import Any
 
 from fusion_attention._table import FLOATING, INT_MAX, Argument
-from fusion_attention.inference.table import BY_NAME, Function
+from fusion_attention.inference.table import BY_NAME, NPU_PROMPT, PROMPT, Function
 
 _CACHE = "query's dtype, int8, or int32 of eight int4 (the first in the lowest bits)"
 _SCALES = "query's dtype or float32; per token float32"
@@ -193,7 +193,6 @@ _INCRE: dict[str, dict[str, Any]] = {
 
 INCRE = Function(
     "incre_flash_attention",
-    "incre_flash_attention",
     "Attention of one row per sequence over stored keys: mindspore.ops.incre_flash_attention",
     f"query key value attn_mask actual_seq_lengths pse_shift {_INTEGER} antiquant_scale antiquant_offset "
     "block_table num_heads input_layout scale_value num_key_value_heads block_size inner_precise "
@@ -210,7 +209,6 @@ INCRE = Function(
 )
 NPU_INCRE = Function(
     "npu_incre_flash_attention",
-    "npu_incre_flash_attention",
     "Attention of one row per sequence over stored keys: torch_npu.npu_incre_flash_attention",
     "query key value",
     "padding_mask atten_mask pse_shift actual_seq_lengths antiquant_scale antiquant_offset block_table "
@@ -221,7 +219,6 @@ NPU_INCRE = Function(
     rows=ROWS,
 )
 FUSED = Function(
-    "npu_fused_infer_attention_score",
     "npu_fused_infer_attention_score",
     "Attention of prompts and of single rows over stored keys: torch_npu.npu_fused_infer_attention_score",
     "query key value",
@@ -240,7 +237,6 @@ FUSED = Function(
     rows=ROWS,
 )
 FUSED_V2 = Function(
-    "npu_fused_infer_attention_score_v2",
     "npu_fused_infer_attention_score_v2",
     "Attention of prompts and of single rows over stored keys: torch_npu.npu_fused_infer_attention_score_v2",
     "query key value",
@@ -270,4 +266,4 @@ FUSED_V2 = Function(
     changes=_V2,
     rows=ROWS,
 )
-FUNCTIONS = (INCRE, NPU_INCRE, FUSED, FUSED_V2)
+FUNCTIONS = (PROMPT, NPU_PROMPT, INCRE, NPU_INCRE, FUSED, FUSED_V2)

@@ -40,10 +40,12 @@ def docstring(function: Function, tensor: str) -> str:
             f"{name}: {RESULTS[name]}.", 100, initial_indent="    ", subsequent_indent="        "
         )
     errors = _ERRORS.format(
-        values="a value or shape that is not allowed." if function.mindspore else "anything not allowed.",
-        types="a wrong dtype or Python type." if function.mindspore else "a wrong Python type.",
+        values="a value or shape that is not allowed."
+        if function.has_error_table
+        else "anything not allowed.",
+        types="a wrong dtype or Python type." if function.has_error_table else "a wrong Python type.",
         forms="\n    ValueError: another layout, a rank that is not the layout's, lengths out of range."
-        if function.mindspore
+        if function.has_error_table
         else "",
     )
     return "\n".join([*lines, "", errors, "", MODES])
@@ -88,10 +90,10 @@ def define(
     `implementation` gets (query, key, value, words): every number, and every tensor and list that is given.
     """
     source = "\n".join([f"def {function.name}({signature(function)}):", *_body(function), ""])
-    checks: ModuleType = exact if function.mindspore else _check
+    checks: ModuleType = exact if function.has_error_table else _check
 
     def refuse_tensor(name: str, given: Any) -> None:
-        if given is None and not function.mindspore:
+        if given is None and not function.has_error_table:
             raise RuntimeError(f"{name}: got None, allowed is a {tensor_name}")
         _check.refuse_type(name, given, f"a {tensor_name}")
 

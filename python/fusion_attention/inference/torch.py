@@ -55,7 +55,7 @@ def _kernel(function: Function) -> Callable[..., Any]:
         words = defaults | given
         asks_lse = words.pop("softmax_lse_flag", False)
         q, k, v = _array("query", query), _array("key", key), _array("value", value)
-        call = _core.InferenceAttention(function.interface, q, k, v, _given(words), _strict.chosen())
+        call = _core.InferenceAttention(function.name, q, k, v, _given(words), _strict.chosen())
         out = torch.empty(*call.output_shape, dtype=_DTYPES[call.output_element])
         lse = torch.empty(call.lse_shape if asks_lse else (0,))
         call.forward(out.data_ptr(), lse.data_ptr() if asks_lse else 0)
@@ -119,14 +119,14 @@ def _public(function: Function) -> Any:
         implementation,
         tensor=Tensor,
         tensor_name="torch tensor",
-        as_ints=_exact_lengths if function.mindspore else _as_lengths,
+        as_ints=_exact_lengths if function.has_error_table else _as_lengths,
         module=__name__,
     )
 
 
 prompt_flash_attention: signatures.PromptFlashAttention[Tensor] = _public(PROMPT)
 npu_prompt_flash_attention: signatures.NpuPromptFlashAttention[Tensor] = _public(NPU_PROMPT)
-incre_flash_attention: Any = _public(INCRE)
-npu_incre_flash_attention: Any = _public(NPU_INCRE)
-npu_fused_infer_attention_score: Any = _public(FUSED)
-npu_fused_infer_attention_score_v2: Any = _public(FUSED_V2)
+incre_flash_attention: signatures.IncreFlashAttention[Tensor] = _public(INCRE)
+npu_incre_flash_attention: signatures.NpuIncreFlashAttention[Tensor] = _public(NPU_INCRE)
+npu_fused_infer_attention_score: signatures.NpuFusedInferAttentionScore[Tensor] = _public(FUSED)
+npu_fused_infer_attention_score_v2: signatures.NpuFusedInferAttentionScoreV2[Tensor] = _public(FUSED_V2)
