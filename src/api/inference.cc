@@ -118,8 +118,9 @@ void make_lse(const Problem& problem, const std::vector<std::int64_t>& first, fl
 }
 
 // Logits of any floating type as the core takes them.
-std::vector<float> read_sink(const Array& sink, std::int64_t heads) {
+std::vector<float> read_sink(const Array& sink, Element query, std::int64_t heads) {
   const Element element = sink.element;
+  if (query == Element::int8) refuse("learnable_sink", "a tensor", "None for an int8 query");
   if (element != Element::float32 && element != Element::float16 && element != Element::bfloat16)
     refuse("learnable_sink", std::string("dtype ") + name(element), "bfloat16, float16 or float32");
   if (!has_shape(sink, {heads})) refuse("learnable_sink", shape_text(sink), shape_text(&heads, 1));
@@ -224,8 +225,7 @@ InferenceAttention::InferenceAttention(const Array& given_query, const Array& ke
   check_pages(options.stored, problem_);
   kept.pse = read_pse(options.pse_shift, layout, keys, problem_);
   if (options.learnable_sink) {
-    if (query.element == Element::int8) refuse("learnable_sink", "a tensor", "None for an int8 query");
-    kept.sink = read_sink(options.learnable_sink, problem_.query.heads());
+    kept.sink = read_sink(options.learnable_sink, query.element, problem_.query.heads());
     problem_.sink.data = kept.sink.data();
   }
   kept.output_scales = apply_scales(spelling, options, problem_);

@@ -138,8 +138,8 @@ void apply_inference_mask(const Spelling& spelling, const InferenceOptions& opti
   check_dtype(spelling, mask);
   const std::int64_t batches = problem.query.batches();
   if (mode > 1) {
-    if (single) return;
     check_compressed(spelling, mask, batches, mode);
+    if (single) return;
   } else if (is_packed(layout)) {
     refuse(spelling.atten_mask, "a tensor", "None for sparse_modes 0 and 1 of packed sequences");
   } else {

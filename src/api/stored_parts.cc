@@ -185,7 +185,7 @@ void apply_antiquant(const Spelling& spelling, const StoredKeys& words, Layout l
   }
   if (!key) {
     refuse("key", std::string("dtype ") + name(problem.key.dtype),
-           std::string("query's dtype without ") + spelling.of("key_antiquant_scale"));
+           std::string("a floating point dtype without ") + spelling.of("key_antiquant_scale"));
   }
   Cache& cache = problem.cache;
   const auto batches = static_cast<std::int64_t>(problem.sequences.size());

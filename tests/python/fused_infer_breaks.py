@@ -190,6 +190,12 @@ BREAKS = [
         ("prompt", "packed"),
         lambda c: {"sparse_mode": 3, "atten_mask": plane(3, 12)},
     ),
+    (
+        "atten_mask",
+        "a full one beside a mode that asks for none",
+        ("dense", "paged"),
+        lambda c: {"sparse_mode": 3, "atten_mask": plane(2, 12)},
+    ),
     ("atten_mask", "2047 rows", ("prompt",), lambda c: {"sparse_mode": 2, "atten_mask": plane(2047, 2048)}),
     (
         "atten_mask",
