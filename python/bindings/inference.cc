@@ -49,6 +49,10 @@ void set_value(InferenceOptions& options, nb::handle value) {
   place = nb::cast<std::remove_reference_t<decltype(place)>>(value);
 }
 
+void set_out_dtype(InferenceOptions& options, nb::handle value) {
+  options.out_dtype = static_cast<Element>(nb::cast<int>(value));
+}
+
 constexpr Word kWords[] = {
     {"num_heads", set_value<&InferenceOptions::num_heads>},
     {"num_key_value_heads", set_value<&InferenceOptions::num_key_value_heads>},
@@ -68,6 +72,7 @@ constexpr Word kWords[] = {
     {"quant_offset2", set_array<&InferenceOptions::quant_offset2>},
     {"dequant_scale_query", set_array<&InferenceOptions::dequant_scale_query>},
     {"query_quant_mode", set_value<&InferenceOptions::query_quant_mode>},
+    {"out_dtype", set_out_dtype},
     {"padding_mask", set_array<&InferenceOptions::padding_mask>},
     {"inner_precise", set_value<&InferenceOptions::inner_precise>},
     {"learnable_sink", set_array<&InferenceOptions::learnable_sink>},

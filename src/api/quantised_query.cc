@@ -19,6 +19,7 @@ void check_unquantised(const InferenceOptions& options) {
   if (options.dequant_scale_query) refuse("dequant_scale_query", "a tensor", "None but for an int8 query");
   if (options.query_quant_mode != 0)
     refuse("query_quant_mode", number(options.query_quant_mode), "0 but for an int8 query");
+  if (options.out_dtype) refuse("out_dtype", name(*options.out_dtype), "None but for an int8 query");
 }
 
 void check_quantised(const InferenceOptions& options, const Array& key, const Array& value) {
@@ -35,6 +36,8 @@ void check_quantised(const InferenceOptions& options, const Array& key, const Ar
   if (!rope) refuse("query_rope", "None", "a tensor for an int8 query");
   if (rope.element != Element::bfloat16 && rope.element != Element::float16)
     refuse("query_rope", std::string("dtype ") + name(rope.element), "bfloat16 or float16 for an int8 query");
+  if (options.out_dtype && *options.out_dtype != rope.element)
+    refuse("out_dtype", name(*options.out_dtype), std::string("query_rope's dtype ") + name(rope.element));
 }
 
 bool is_quantised(const Spelling& spelling, const Array& query) {

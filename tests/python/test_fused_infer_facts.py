@@ -190,8 +190,15 @@ def test_an_int8_query_is_the_call_on_what_it_means(dtype, layout, front):
         return [np.asarray(x.float() if front == "torch" else x, np.float32) for x in found], found[0].dtype
 
     expected, type_of_floats = results(meant)
-    for given in (scale, scale[..., None]):
-        found, type_of_result = results(query, dequant_scale_query=given, query_quant_mode=3)
+    number = {np.float16: 5, ml_dtypes.bfloat16: 15}[dtype]
+    for given, out_dtype in (
+        (scale, None),
+        (scale[..., None], number),
+        (scale, type_of_floats),
+        (scale, dtype),
+    ):
+        also = {"query_quant_mode": 3, "out_dtype": out_dtype}
+        found, type_of_result = results(query, dequant_scale_query=given, **also)
         assert type_of_result == type_of_floats
         for one, other in zip(found, expected):
             np.testing.assert_array_equal(one, other)

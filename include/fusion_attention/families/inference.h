@@ -56,6 +56,7 @@ struct InferenceOptions {
   // in which the call is computed. float32 of query's shape but for its D (or 1); mode 3, per token and head.
   Array dequant_scale_query;
   std::int64_t query_quant_mode = 0;
+  std::optional<Element> out_dtype;  // that of the rope channels
 
   StoredKeys stored;     // of the interfaces that decode
   Array learnable_sink;  // [N], any floating type

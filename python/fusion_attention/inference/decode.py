@@ -110,6 +110,13 @@ STORED = (
         0,
         source="inference-ops B.4",
     ),
+    Argument(
+        "out_dtype",
+        "dtype",
+        "of an int8 query, query_rope's dtype (a dtype or torch's number of it); else None",
+        None,
+        source="inference-ops B.4",
+    ),
     _tensor(
         "learnable_sink",
         "[N]: one more logit per head, which joins the sum of the weights and has no value",
@@ -122,7 +129,7 @@ _DTYPES = " ".join(
     f"{name}_dtype"
     for name in (
         *("query", "key", "value", "query_rope", "key_rope", "key_shared_prefix", "value_shared_prefix"),
-        *("dequant_scale_query", "dequant_scale_key", "dequant_scale_value", "dequant_scale_key_rope", "out"),
+        *("dequant_scale_query", "dequant_scale_key", "dequant_scale_value", "dequant_scale_key_rope"),
     )
 )
 _UNUSED = ("key_rope_antiquant_scale", "dequant_scale_key_rope", "quant_scale_p", *_DTYPES.split())
@@ -246,7 +253,7 @@ FUSED_V2 = Function(
     "quant_scale_out quant_offset_out quant_scale_p learnable_sink num_query_heads num_key_value_heads "
     "softmax_scale pre_tokens next_tokens input_layout sparse_mode block_size query_quant_mode "
     "key_quant_mode "
-    f"value_quant_mode inner_precise return_softmax_lse {_DTYPES}",
+    f"value_quant_mode inner_precise return_softmax_lse {_DTYPES} out_dtype",
     results=("attention_out", "softmax_lse"),
     spellings={
         "actual_seq_qlen": "actual_seq_lengths",

@@ -227,5 +227,5 @@ class NpuFusedInferAttentionScoreV2(Protocol[Array]):
         dequant_scale_key_dtype: None = None,
         dequant_scale_value_dtype: None = None,
         dequant_scale_key_rope_dtype: None = None,
-        out_dtype: None = None,
+        out_dtype: object | None = None,
     ) -> tuple[Array, Array]: ...
