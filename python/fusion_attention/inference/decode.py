@@ -28,15 +28,14 @@ def _unused(name: str) -> Argument:
 STORED = (
     _tensor(
         "block_table",
-        "[B, pages of the longest sequence]: page t of a sequence lies in the pool at this index; "
-        "entries behind a "
-        "sequence's last page are not read",
+        "[B, pages of the longest sequence]: page t of a sequence lies in the pool at this index; entries "
+        "behind a sequence's last page are not read",
         "int32",
     ),
     _tensor(
         "query_padding_size",
-        "one number, below 0 means 0: rows end that many before Sq. Without actual_seq_lengths, and with one "
-        "row, it is ignored, as documented",
+        "one number, below 0 means 0: rows end that many before Sq. Without actual_seq_lengths, and with "
+        "one row, it is ignored, as documented",
         "int64",
     ),
     _tensor(
@@ -47,19 +46,17 @@ STORED = (
     ),
     _tensor(
         "antiquant_scale",
-        "of int8 or int4 key and value, stacked: x = (stored + offset)·scale. antiquant_mode 0: [2], "
-        "[2, Nkv, 1, D], [2, Nkv, D] or [2, Nkv·D]; 1: [2, B, Skv]",
+        "of int8 or int4 key and value, stacked: x = (stored + offset)·scale. antiquant_mode 0: [2], [2, "
+        "Nkv, 1, D], [2, Nkv, D] or [2, Nkv·D]; 1: [2, B, Skv]",
         _SCALES,
     ),
     _tensor("antiquant_offset", "shaped like antiquant_scale; None: 0", "antiquant_scale's"),
     _tensor(
         "key_antiquant_scale",
         "of key; where it is given antiquant_scale and what belongs to it are ignored, as documented. "
-        "key_antiquant_mode 0: [1], [Nkv, 1, D], [Nkv, D], [Nkv·D], "
-        "each with any "
-        "leading 1; 1 per token: [B, Skv] or [1, B, Skv]; 2 per head: [Nkv]; 3 per token and head: [B, "
-        "Nkv, Skv]; "
-        "4 per token in pages: [pages, P]; 5 with heads: [pages, Nkv, P]",
+        "key_antiquant_mode 0: [1], [Nkv, 1, D], [Nkv, D], [Nkv·D], each with any leading 1; 1 per token: "
+        "[B, Skv] or [1, B, Skv]; 2 per head: [Nkv]; 3 per token and head: [B, Nkv, Skv]; 4 per token in "
+        "pages: [pages, P]; 5 with heads: [pages, Nkv, P]",
         _SCALES,
     ),
     _tensor("key_antiquant_offset", "shaped like key_antiquant_scale; None: 0", "its scale's"),
@@ -146,15 +143,14 @@ _FUSED: dict[str, dict[str, Any]] = {
     },
     "value": {"says": "the values, like key; their D may differ", "dtypes": "key's dtype"},
     "atten_mask": {
-        "says": "non-zero hides that key from that row. sparse_mode 0, 1: [Sq, Skv] ([B, Skv] for one row), "
-        "[1 or B, Sq, Skv] or [1 or B, 1, Sq, Skv], the last two axes may be longer. 2, 3, 4: [2048, "
-        "2048] with "
-        "any leading ones, content not read. 9: [B, Sq, Sq], packed [Σ sq²]",
+        "says": "non-zero hides that key from that row. sparse_mode 0, 1: [Sq, Skv] ([B, Skv] for one "
+        "row), [1 or B, Sq, Skv] or [1 or B, 1, Sq, Skv], the last two axes may be longer. 2, 3, 4: [2048, "
+        "2048] with any leading ones, content not read. 9: [B, Sq, Sq], packed [Σ sq²]",
         "dtypes": "bool, uint8 or int8",
     },
     "actual_seq_lengths": {
-        "says": "rows of each batch entry: one number each or one for all. Packed layouts: cumulative ends, "
-        "as many as there are sequences. One row without rope: without effect",
+        "says": "rows of each batch entry: one number each or one for all. Packed layouts: cumulative "
+        "ends, as many as there are sequences. One row without rope: without effect",
     },
     "actual_seq_lengths_kv": {
         "says": "keys of each batch entry, the same; must be given with block_table, then never cumulative",
@@ -166,16 +162,13 @@ _FUSED: dict[str, dict[str, Any]] = {
         "says": "odd: several float16 rows round Q·Kᵀ to float16, as the hardware does; else without effect",
     },
     "input_layout": {
-        "says": "the axes of query and of unpaged keys: BSH, BSND, BNSD, TND or NTD (packed); "
-        "after a _ those of the output: BSH_BNSD, BSND_BNSD, BNSD_BSND, BSH_NBSD, BSND_NBSD, BNSD_NBSD, "
-        "TND_NTD, "
-        "NTD_TND. "
-        "In either case",
+        "says": "the axes of query and of unpaged keys: BSH, BSND, BNSD, TND or NTD (packed); after a _ "
+        "those of the output: BSH_BNSD, BSND_BNSD, BNSD_BSND, BSH_NBSD, BSND_NBSD, BNSD_NBSD, TND_NTD, "
+        "NTD_TND. In either case",
     },
     "sparse_mode": {
         "says": BY_NAME["sparse_mode"].says
-        + ", 9 a tree over the last Lq keys (with rope). One row without rope: "
-        "2 to 4 are full",
+        + ", 9 a tree over the last Lq keys (with rope). One row without rope: 2 to 4 are full",
     },
 }
 _V2: dict[str, dict[str, Any]] = _FUSED | {
@@ -193,8 +186,8 @@ _INCRE: dict[str, dict[str, Any]] = {
     "actual_seq_lengths_kv": {"says": "keys of each batch entry: one number each or one for all"},
     "inner_precise": {"says": "0 to 3, without effect: both descriptions hold"},
     "antiquant_scale": {
-        "says": "of int8 key and value, stacked: x = (stored + offset)·scale. [2], [2, Nkv, 1, D], "
-        "[2, Nkv, D] or [2, Nkv·D]",
+        "says": "of int8 key and value, stacked: x = (stored + offset)·scale. [2], [2, Nkv, 1, D], [2, "
+        "Nkv, D] or [2, Nkv·D]",
     },
 }
 
@@ -220,7 +213,7 @@ NPU_INCRE = Function(
     "query key value",
     "padding_mask atten_mask pse_shift actual_seq_lengths antiquant_scale antiquant_offset block_table "
     f"{_INTEGER} kv_padding_size num_heads scale_value input_layout num_key_value_heads block_size "
-    f"inner_precise",
+    "inner_precise",
     spellings={**_SPELLED, "scale_value": "scale", "actual_seq_lengths": "actual_seq_lengths_kv"},
     changes=_INCRE,
     rows=ROWS,
@@ -230,14 +223,11 @@ FUSED = Function(
     "Attention of prompts and of single rows over stored keys: torch_npu.npu_fused_infer_attention_score",
     "query key value",
     f"pse_shift atten_mask actual_seq_lengths actual_seq_lengths_kv {_INTEGER} antiquant_scale "
-    f"antiquant_offset "
-    "key_antiquant_scale key_antiquant_offset value_antiquant_scale value_antiquant_offset block_table "
-    "query_padding_size kv_padding_size key_shared_prefix value_shared_prefix actual_shared_prefix_len "
-    "query_rope "
-    "key_rope key_rope_antiquant_scale num_heads scale pre_tokens next_tokens input_layout "
-    "num_key_value_heads "
-    "sparse_mode inner_precise block_size antiquant_mode key_antiquant_mode value_antiquant_mode "
-    "softmax_lse_flag",
+    "antiquant_offset key_antiquant_scale key_antiquant_offset value_antiquant_scale "
+    "value_antiquant_offset block_table query_padding_size kv_padding_size key_shared_prefix "
+    "value_shared_prefix actual_shared_prefix_len query_rope key_rope key_rope_antiquant_scale num_heads "
+    "scale pre_tokens next_tokens input_layout num_key_value_heads sparse_mode inner_precise block_size "
+    "antiquant_mode key_antiquant_mode value_antiquant_mode softmax_lse_flag",
     results=("attention_out", "softmax_lse"),
     spellings=_SPELLED,
     changes=_FUSED,
@@ -248,12 +238,10 @@ FUSED_V2 = Function(
     "Attention of prompts and of single rows over stored keys: torch_npu.npu_fused_infer_attention_score_v2",
     "query key value",
     "query_rope key_rope pse_shift atten_mask actual_seq_qlen actual_seq_kvlen block_table "
-    "dequant_scale_query "
-    "dequant_scale_key dequant_offset_key dequant_scale_value dequant_offset_value dequant_scale_key_rope "
-    "quant_scale_out quant_offset_out quant_scale_p learnable_sink num_query_heads num_key_value_heads "
-    "softmax_scale pre_tokens next_tokens input_layout sparse_mode block_size query_quant_mode "
-    "key_quant_mode "
-    f"value_quant_mode inner_precise return_softmax_lse {_DTYPES} out_dtype",
+    "dequant_scale_query dequant_scale_key dequant_offset_key dequant_scale_value dequant_offset_value "
+    "dequant_scale_key_rope quant_scale_out quant_offset_out quant_scale_p learnable_sink num_query_heads "
+    "num_key_value_heads softmax_scale pre_tokens next_tokens input_layout sparse_mode block_size "
+    f"query_quant_mode key_quant_mode value_quant_mode inner_precise return_softmax_lse {_DTYPES} out_dtype",
     results=("attention_out", "softmax_lse"),
     spellings={
         "actual_seq_qlen": "actual_seq_lengths",
