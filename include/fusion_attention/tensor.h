@@ -26,6 +26,10 @@ constexpr std::int64_t bytes_of(Dtype dtype, std::int64_t elements) {
   return elements * bits_of(dtype) / 8;
 }
 
+constexpr bool is_integer(Dtype dtype) {
+  return dtype == Dtype::int8 || dtype == Dtype::int4;
+}
+
 const char* name(Dtype dtype);  // "fp32", "fp16", "bf16", "int8", "int4"
 
 // Logical axes are always [batch, head, row, channel]; what the caller's layout string says is

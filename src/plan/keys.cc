@@ -1,19 +1,20 @@
 #include "plan/keys.h"
 
+#include "plan/rows.h"
+
 namespace fusion_attention::plan {
 namespace {
 
 using kernels::KeyChannels, kernels::KeySource, kernels::Operand, kernels::Scales;
 
-std::byte* at(const TensorView& view, std::int64_t batch, std::int64_t row) {
-  if (!view.data) return nullptr;
-  return static_cast<std::byte*>(view.data) +
-         bytes_of(view.dtype, batch * view.stride[0] + row * view.stride[2]);
+// Bytes from one entry of an axis to the next. An axis of one entry may have any stride: it means nothing.
+std::int64_t step(const TensorView& view, std::size_t axis) {
+  return view.shape[axis] > 1 ? bytes_of(view.dtype, view.stride[axis]) : 0;
 }
 
 // From a batch entry and a row on.
 Operand operand_at(const TensorView& view, std::int64_t batch, std::int64_t row) {
-  return {at(view, batch, row), bytes_of(view.dtype, view.stride[1]), bytes_of(view.dtype, view.stride[2])};
+  return {row_at(view, batch, 0, row), step(view, 1), step(view, 2)};
 }
 
 // Where a sequence begins: on its own rows, or on page 0.
@@ -26,14 +27,13 @@ Origin origin_of(const Problem& problem, const Sequence& s) {
 
 Scales scales(const TensorView& view, Origin origin, bool by_position) {
   if (!view.data) return {};
-  const std::int64_t size = size_of(view.dtype);
-  return {.data = at(view, origin.batch, origin.row),
-          .prefix = at(view, 0, 0),
+  return {.data = row_at(view, origin.batch, 0, origin.row),
+          .prefix = row_at(view, 0, 0, 0),
           .dtype = view.dtype,
-          .page = view.stride[0] * size,
-          .head = view.stride[1] * size,
-          .row = view.stride[2] * size,
-          .channel = view.stride[3] * size,
+          .page = step(view, 0),
+          .head = step(view, 1),
+          .row = step(view, 2),
+          .channel = step(view, 3),
           .by_position = by_position};
 }
 
@@ -42,7 +42,7 @@ KeyChannels channels(const TensorView& view, const TensorView& prefix, const Sca
   const Origin of_scales = scaling.by_position ? Origin{s.batch, 0} : origin;
   return {.rows = operand_at(view, origin.batch, origin.row),
           .prefix = operand_at(prefix, 0, 0),
-          .page = bytes_of(view.dtype, view.stride[0]),
+          .page = step(view, 0),
           .channels = view.channels(),
           .dtype = view.dtype,
           .scale = scales(scaling.scale, of_scales, scaling.by_position),

@@ -1,5 +1,6 @@
 // The entries of a page table that one run reads: checked and copied at once, because the caller may write
-// the table meanwhile.
+// the table meanwhile. A family checks its own copy before that, in the words of its interface; a run cannot
+// rely on it, since a Problem is anybody's and is run again after its table has changed.
 #pragma once
 
 #include <cstddef>

@@ -198,6 +198,7 @@ void execute(const Plan::State& state, const Problem& problem) {
   thread_local plan::Schedule schedule;
   thread_local std::vector<std::int64_t> rows_before;
   thread_local plan::PageTable pages;
+  thread_local plan::Uncovered uncovered;
 
   const plan::Workspace workspace = plan::schedule(problem, state, thread_count(), schedule);
   rows_before.clear();
@@ -207,7 +208,7 @@ void execute(const Plan::State& state, const Problem& problem) {
     rows += s.rows;
   }
   pages.take(problem);
-  const plan::Uncovered uncovered(problem);
+  uncovered.find(problem);
   std::byte* memory = arena.take(workspace.bytes);
 
   const Execution execution(problem, state, schedule, rows_before, pages, workspace, memory);
@@ -222,7 +223,7 @@ void execute(const Plan::State& state, const Problem& problem) {
   }
   parallel_for(static_cast<std::int64_t>(schedule.merges.size()), workspace.workers,
                [&](std::int64_t merge, int) { execution.merge(merge); });
-  uncovered.fill();
+  uncovered.fill(problem);
   if (problem.sink.gradient) plan::sink_gradient(problem, rows_before);
 }
 

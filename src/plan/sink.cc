@@ -6,21 +6,16 @@
 #include "base/half.h"
 #include "base/parallel.h"
 #include "fusion_attention/run.h"
+#include "plan/rows.h"
 #include "problem/typed.h"
 
 namespace fusion_attention::plan {
 namespace {
 
 template <class T>
-const T* row_of(const TensorView& view, std::int64_t batch, std::int64_t head, std::int64_t row) {
-  return static_cast<const T*>(view.data) + batch * view.stride[0] + head * view.stride[1] +
-         row * view.stride[2];
-}
-
-template <class T>
 double delta(const Problem& p, const Sequence& s, std::int64_t head, std::int64_t i) {
-  const T* d_o = row_of<T>(p.output_gradient, s.batch, head, s.row + i);
-  const T* o = row_of<T>(p.output, s.batch, head, s.row + i);
+  const auto* d_o = reinterpret_cast<const T*>(row_at(p.output_gradient, s.batch, head, s.row + i));
+  const auto* o = reinterpret_cast<const T*>(row_at(p.output, s.batch, head, s.row + i));
   double sum = 0;
   for (std::int64_t c = 0; c < p.output.channels(); ++c)
     sum += static_cast<double>(to_float(d_o[c])) * static_cast<double>(to_float(o[c]));

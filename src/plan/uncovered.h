@@ -9,20 +9,22 @@ namespace fusion_attention::plan {
 
 class Uncovered {
  public:
-  explicit Uncovered(const Problem& problem);  // finds them; touches no tensor
+  // Touches no tensor. Memory is reused from run to run.
+  void find(const Problem& problem);
 
-  void fill() const;
+  // Of the same problem.
+  void fill(const Problem& problem) const;
 
  private:
   struct Range {
     std::int64_t batch, begin, end;
   };
-  static std::vector<Range> gaps(std::vector<Range> covered, std::int64_t batches, std::int64_t size);
+  void gaps(std::int64_t batches, std::int64_t size, std::vector<Range>& out);
   static void clear(const TensorView& view, const Range& range);
 
-  const Problem& problem_;
   std::int64_t covered_rows_ = 0;  // over all sequences: the statistics of the others follow theirs
   std::vector<Range> rows_, keys_;
+  std::vector<Range> covered_;  // while gaps are found
 };
 
 }  // namespace fusion_attention::plan

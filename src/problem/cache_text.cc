@@ -3,6 +3,8 @@
 #include <algorithm>
 
 #include "problem/check.h"
+#include "problem/contiguous.h"
+#include "problem/reach.h"
 
 namespace fusion_attention {
 namespace {
@@ -14,7 +16,7 @@ constexpr char kStored[] = "int8|int4[,axes of b, n, r, d[,fp32|fp16|bf16][,offs
 constexpr std::int64_t kMostPages = std::int64_t{1} << 31;
 
 std::string stored_text(const char* what, const TensorView& view, const Scaling& scaling) {
-  if (view.dtype != Dtype::int8 && view.dtype != Dtype::int4) return "";
+  if (!is_integer(view.dtype)) return "";
   std::string text = std::string(" ") + what + "(" + name(view.dtype);
   const TensorView& numbers = scaling.scale.data ? scaling.scale : scaling.offset;
   if (numbers.data) {
@@ -68,19 +70,6 @@ StoredLine read_stored(Reader& reader) {
   return stored;
 }
 
-// A contiguous view of no memory.
-TensorView described(Dtype dtype, const std::array<std::int64_t, 4>& shape) {
-  TensorView view{.dtype = dtype, .shape = shape};
-  std::int64_t stride = 1;
-  for (std::size_t axis = 4; axis-- > 0;) {
-    view.stride[axis] = stride;
-    if (__builtin_mul_overflow(stride, std::max<std::int64_t>(shape[axis], 1), &stride))
-      throw Error(ErrorKind::value, "problem line", "sizes whose product overflows",
-                  "tensors that fit an address space");
-  }
-  return view;
-}
-
 // By position, rows are keys behind the prefix.
 TensorView described_scales(const StoredLine& stored, const TensorView& of, const Problem& p) {
   TensorView view{
@@ -120,10 +109,7 @@ std::int64_t number_pages(std::int64_t size, Problem& p) {
 }  // namespace
 
 std::int64_t own_keys(const Problem& p) {
-  if (!p.cache.pages) return p.key.rows();
-  std::int64_t most = 0;
-  for (const Sequence& s : p.sequences) most = std::max(most, s.keys - s.prefix);
-  return most;
+  return p.cache.pages ? most_own_keys(p) : p.key.rows();
 }
 
 std::string cache_text(const Problem& p) {
@@ -181,15 +167,15 @@ void describe_cache(const CacheLine& line, bool listed, Problem& p) {
   }
   const Dtype dtype = p.query.dtype;
   const std::int64_t heads = p.key.heads(), depth = p.query.channels() - line.rope;
-  p.key = described(dtype, {batches, heads, rows, depth});
-  p.value = described(dtype, {batches, heads, rows, p.value.channels()});
-  if (line.rope > 0) c.key_rope = described(dtype, {batches, heads, rows, line.rope});
+  p.key = contiguous_view(dtype, {batches, heads, rows, depth});
+  p.value = contiguous_view(dtype, {batches, heads, rows, p.value.channels()});
+  if (line.rope > 0) c.key_rope = contiguous_view(dtype, {batches, heads, rows, line.rope});
   describe_stored(line.key, p, p.key, c.key);
   describe_stored(line.value, p, p.value, c.value);
   if (prefix == 0) return;
-  c.prefix_key = described(p.key.dtype, {1, heads, prefix, depth});
-  c.prefix_value = described(p.value.dtype, {1, heads, prefix, p.value.channels()});
-  if (line.rope > 0) c.prefix_key_rope = described(dtype, {1, heads, prefix, line.rope});
+  c.prefix_key = contiguous_view(p.key.dtype, {1, heads, prefix, depth});
+  c.prefix_value = contiguous_view(p.value.dtype, {1, heads, prefix, p.value.channels()});
+  if (line.rope > 0) c.prefix_key_rope = contiguous_view(dtype, {1, heads, prefix, line.rope});
 }
 
 }  // namespace fusion_attention

@@ -23,9 +23,11 @@ void check_view(const char* argument, const TensorView& view);
 void check_shape(const char* argument, const TensorView& view, const std::array<std::int64_t, 4>& shape,
                  Dtype dtype);
 
-// The rejections of a cache: those of its tensors; and of one sequence's keys, expecting them checked.
+// The rejections of a cache: those of its tensors; then of one sequence's keys; then of the scales, which may
+// be as many as there are keys.
 void check_cache(const Problem& problem);
 void check_cached_keys(const Problem& problem, const Sequence& sequence);
+void check_scales(const Problem& problem);
 
 // Whether key or value are anything else than plain tensors.
 bool has_cache(const Problem& problem);

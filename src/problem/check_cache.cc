@@ -10,14 +10,10 @@
 namespace fusion_attention {
 namespace {
 
-bool stored_as_integers(Dtype dtype) {
-  return dtype == Dtype::int8 || dtype == Dtype::int4;
-}
-
 void check_stored(const char* argument, const TensorView& v, Dtype query) {
-  if (v.dtype != query && !stored_as_integers(v.dtype))
+  if (v.dtype != query && !is_integer(v.dtype))
     refuse(argument, std::string("dtype ") + name(v.dtype), std::string(name(query)) + ", int8 or int4");
-  if (!stored_as_integers(v.dtype)) return;
+  if (!is_integer(v.dtype)) return;
   if (v.channels() > 1 && v.stride[3] != 1)
     refuse(argument, "channels " + std::to_string(v.stride[3]) + " apart", "channels side by side");
   if (v.dtype == Dtype::int8) return;
@@ -31,9 +27,9 @@ void check_stored(const char* argument, const TensorView& v, Dtype query) {
 void check_numbers(const std::string& argument, const TensorView& numbers, std::array<std::int64_t, 4> shape,
                    const TensorView& of) {
   if (!numbers.data) return;
-  if (!stored_as_integers(of.dtype))
+  if (!is_integer(of.dtype))
     refuse(argument, std::string("one of ") + name(of.dtype), "one of int8 or int4 only");
-  if (stored_as_integers(numbers.dtype))
+  if (is_integer(numbers.dtype))
     refuse(argument, std::string("dtype ") + name(numbers.dtype), "fp32, fp16 or bf16");
   check_shape(argument.c_str(), numbers, shape, numbers.dtype);
   if (numbers.channels() > 1 && numbers.stride[3] > 1)
@@ -41,20 +37,13 @@ void check_numbers(const std::string& argument, const TensorView& numbers, std::
            "channels side by side, or one number for all");
 }
 
-// The most keys of a sequence behind its prefix; lengths may still be anything.
-std::int64_t most_keys(const Problem& p) {
-  std::int64_t most = 0;
-  for (const Sequence& s : p.sequences)
-    if (s.prefix >= 0 && s.keys > s.prefix) most = std::max(most, s.keys - s.prefix);
-  return most;
-}
-
 void check_scaling(const std::string& argument, const Scaling& scaling, const TensorView& of,
                    const Problem& p) {
+  if (!scaling.scale.data && !scaling.offset.data) return;
   std::array<std::int64_t, 4> shape = of.shape;
   if (scaling.by_position) {
     shape[0] = p.query.batches();
-    shape[2] = std::max(most_keys(p), (scaling.scale.data ? scaling.scale : scaling.offset).rows());
+    shape[2] = std::max(most_own_keys(p), (scaling.scale.data ? scaling.scale : scaling.offset).rows());
   }
   check_numbers(argument + ".scale", scaling.scale, shape, of);
   check_numbers(argument + ".offset", scaling.offset, shape, of);
@@ -98,10 +87,10 @@ void check_keys(const Problem& p, const Sequence& s) {
 
 bool has_cache(const Problem& p) {
   const Cache& c = p.cache;
-  return c.pages || c.has_rope() || c.has_prefix() || c.key.scale.data || c.key.offset.data ||
-         c.value.scale.data || c.value.offset.data ||
-         (p.query.dtype != Dtype::int8 &&
-          (stored_as_integers(p.key.dtype) || stored_as_integers(p.value.dtype)));
+  return c.pages || c.pages.entries != 0 || c.has_rope() || c.has_prefix() || c.prefix_value.rows() != 0 ||
+         c.prefix_key_rope.rows() != 0 || c.key.scale.data || c.key.offset.data || c.value.scale.data ||
+         c.value.offset.data ||
+         (p.query.dtype != Dtype::int8 && (is_integer(p.key.dtype) || is_integer(p.value.dtype)));
 }
 
 void check_cache(const Problem& p) {
@@ -109,6 +98,12 @@ void check_cache(const Problem& p) {
   if (p.pass == Pass::backward) refuse("cache", "a backward", "a forward");
   check_stored("key", p.key, p.query.dtype);
   check_stored("value", p.value, p.query.dtype);
+  if (!c.pages && c.pages.entries != 0)
+    refuse("pages", std::to_string(c.pages.entries) + " entries without a table", "both, or none");
+  if (!c.has_prefix() && c.prefix_value.rows() != 0)
+    refuse("prefix_value", "rows without a prefix_key", "both, or none");
+  if (c.prefix_key_rope.rows() != 0 && !(c.has_prefix() && c.has_rope()))
+    refuse("prefix_key_rope", "rows without a prefix_key and a key_rope", "all three, or neither");
   if (c.pages.entries < 0 || c.pages.entries > kMost / 8)
     refuse("pages", std::to_string(c.pages.entries) + " entries", "0 … 2^59");
   if (c.pages && p.key.rows() == 0) refuse("key", "pages of 0 rows", "pages of at least 1");
@@ -116,8 +111,6 @@ void check_cache(const Problem& p) {
     check_shape("key_rope", c.key_rope, {p.key.batches(), p.key.heads(), p.key.rows(), c.key_rope.channels()},
                 p.query.dtype);
   if (c.has_prefix()) check_prefix(p);
-  check_scaling("key", c.key, p.key, p);
-  check_scaling("value", c.value, p.value, p);
 }
 
 void check_cached_keys(const Problem& p, const Sequence& s) {
@@ -129,14 +122,21 @@ void check_cached_keys(const Problem& p, const Sequence& s) {
   check_keys(p, s);
 }
 
+void check_scales(const Problem& p) {
+  check_scaling("key", p.cache.key, p.key, p);
+  check_scaling("value", p.cache.value, p.value, p);
+}
+
 void append_pages(const Problem& p, const Sequence& s, std::vector<std::int32_t>& out) {
-  const std::int64_t size = p.key.rows(), pages = p.key.batches();
-  const Interval keys = reach(s);
-  const std::int64_t end = keys.end - s.prefix, first = greater(keys.begin - s.prefix, 0) / size;
-  for (std::int64_t page = 0; page * size < end; ++page) {
-    const std::int32_t entry = page < first ? 0 : p.cache.pages.table[s.page + page];
+  const std::int64_t pages = p.key.batches();
+  const Interval reached = reached_pages(s, p.key.rows());
+  for (std::int64_t page = 0; page < reached.end; ++page) {
+    // Atomic, so that no compiler reads it a second time after the check.
+    const std::int32_t entry =
+        page < reached.begin ? 0 : __atomic_load_n(p.cache.pages.table + s.page + page, __ATOMIC_RELAXED);
     if (entry < 0 || entry >= pages)
-      refuse("pages", "page " + std::to_string(entry), "0 … " + std::to_string(pages - 1));
+      refuse("pages", "page " + std::to_string(entry) + " at entry " + std::to_string(s.page + page),
+             "0 … " + std::to_string(pages - 1));
     out.push_back(entry);
   }
 }

@@ -1,5 +1,5 @@
 // Names, and the smallest problem of given sizes.
-#include "fusion_attention/problem.h"
+#include "problem/contiguous.h"
 
 namespace fusion_attention {
 
@@ -8,30 +8,17 @@ const char* name(Dtype dtype) {
   return kNames[static_cast<int>(dtype)];
 }
 
-namespace {
-
-TensorView contiguous(Dtype dtype, std::int64_t batches, std::int64_t heads, std::int64_t rows,
-                      std::int64_t channels) {
-  TensorView view;
-  view.dtype = dtype;
-  view.shape = {batches, heads, rows, channels};
-  view.stride = {heads * rows * channels, rows * channels, channels, 1};
-  return view;
-}
-
-}  // namespace
-
 Problem dense_problem(Pass pass, Dtype dtype, std::int64_t batches, std::int64_t heads, std::int64_t kv_heads,
                       std::int64_t rows, std::int64_t keys, std::int64_t depth, std::int64_t value_depth,
                       double scale, const Band& band) {
   Problem problem;
   problem.pass = pass;
   problem.scale = scale;
-  problem.query = contiguous(dtype, batches, heads, rows, depth);
-  problem.key = contiguous(dtype, batches, kv_heads, keys, depth);
-  problem.value = contiguous(dtype, batches, kv_heads, keys, value_depth);
+  problem.query = contiguous_view(dtype, {batches, heads, rows, depth});
+  problem.key = contiguous_view(dtype, {batches, kv_heads, keys, depth});
+  problem.value = contiguous_view(dtype, {batches, kv_heads, keys, value_depth});
   problem.output =
-      contiguous(dtype == Dtype::int8 ? Dtype::float16 : dtype, batches, heads, rows, value_depth);
+      contiguous_view(dtype == Dtype::int8 ? Dtype::float16 : dtype, {batches, heads, rows, value_depth});
   if (pass == Pass::backward) {
     problem.output_gradient = problem.output;
     problem.query_gradient = problem.query;

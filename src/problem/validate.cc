@@ -193,8 +193,8 @@ bool interleaved(const Memory& a, const Memory& b) {
   const std::int64_t distance = (b.begin - a.begin) / a.alignment;
   for (const std::int64_t pitch : a.view->stride) {
     if (pitch <= 1) continue;
-    const std::int64_t offset = (distance % pitch + pitch) % pitch;
-    if (width_in(*a.view, pitch) <= offset && offset + width_in(*b.view, pitch) <= pitch) return true;
+    const std::int64_t offset = distance % pitch + (distance % pitch < 0 ? pitch : 0);
+    if (width_in(*a.view, pitch) <= offset && width_in(*b.view, pitch) <= pitch - offset) return true;
   }
   return false;
 }
@@ -311,6 +311,7 @@ void validate(const Problem& p) {
   check_integer(p);
   check_shapes(p);
   check_sequences(p);
+  check_scales(p);
   check_statistics(p);
   overlay_extent(p);
   check_scores(p);

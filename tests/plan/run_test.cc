@@ -17,17 +17,11 @@
 #include "support/outputs.h"
 #include "support/random.h"
 #include "support/random_problem.h"
+#include "support/sanitized.h"
 
 namespace fusion_attention::testing {
 namespace {
 
-#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
-constexpr bool kSanitized = true;
-#elif defined(__has_feature)
-constexpr bool kSanitized = __has_feature(address_sanitizer) || __has_feature(thread_sanitizer);
-#else
-constexpr bool kSanitized = false;
-#endif
 constexpr const char* kWhySkipped =
     "sanitizers reserve the address space and end a program that asks too much";
 
@@ -149,7 +143,7 @@ TEST_F(Run, ChannelsThatAreApartGiveTheSameBits) {
 
 // A broadcast view of few bytes whose copy would not fit any memory.
 TEST_F(Run, ACopyThatDoesNotFitIsAMemoryErrorAndWritesNothing) {
-  if (kSanitized) GTEST_SKIP() << kWhySkipped;
+  if (FUSION_ATTENTION_SANITIZED) GTEST_SKIP() << kWhySkipped;
   Problem p = dense_problem(Pass::forward, Dtype::float32, 1, 1, 1, 8, std::int64_t{1} << 40, 64, 64, 1, {});
   static float row[128];
   std::vector<float> query(8 * 64, 1.0f), output(8 * 64, 7.0f);
@@ -166,7 +160,7 @@ TEST_F(Run, ACopyThatDoesNotFitIsAMemoryErrorAndWritesNothing) {
 
 // A workspace of dK and dV in fp32 that an address space limit does not allow.
 TEST_F(Run, AWorkspaceThatDoesNotFitIsAMemoryErrorAndWritesNothing) {
-  if (kSanitized) GTEST_SKIP() << kWhySkipped;
+  if (FUSION_ATTENTION_SANITIZED) GTEST_SKIP() << kWhySkipped;
   const std::int64_t keys = 1 << 20;  // 2 × 256 MiB of scratch
   Problem p = dense_problem(Pass::backward, Dtype::float32, 1, 1, 1, 8, keys, 64, 64, 1, {});
   std::vector<float> rows(8 * 64, 1.0f), statistics(8 * 8, 1.0f), dq(8 * 64, 7.0f);

@@ -14,6 +14,7 @@
 #include <random>
 #include <vector>
 
+#include "problem/reach.h"
 #include "support/case.h"
 #include "support/random_problem.h"
 
@@ -56,7 +57,7 @@ class Cached {
     std::array<std::size_t, 4> order{3, 2, 1, 0};
     if (draw_.one_in(2)) std::swap(order[1], order[2]);
     const std::int64_t unit = dtype == Dtype::int4 ? 2 : 1;
-    std::int64_t stride = dtype < Dtype::int8 && draw_.one_in(20) ? 2 : 1, last = 0;
+    std::int64_t stride = !is_integer(dtype) && draw_.one_in(20) ? 2 : 1, last = 0;
     for (const std::size_t axis : order) {
       v.stride[axis] = stride;
       last += std::max<std::int64_t>(shape[axis] - 1, 0) * stride;
@@ -78,12 +79,13 @@ class Cached {
       if (all || draw_.one_in(2)) s.prefix = prefix_;
   }
 
-  // Pages in no order, some of them of nobody, entries behind the last one that point nowhere.
+  // Pages in no order, some of them of nobody; entries that no row reaches, of hidden pages and behind the
+  // last one, point nowhere.
   void draw_pages() {
     if (!draw_.one_in(2)) return;
     page_ = draw_.pick<std::int64_t>({1, 3, 16, 32, 64, 128});
     std::int64_t used = 0;
-    std::vector<std::int32_t> table;
+    std::vector<std::int32_t>& table = table_;
     for (std::size_t i = 0; i < problem.sequences.size(); ++i) {
       Sequence& s = problem.sequences[i];
       const std::int64_t own = s.keys - s.prefix, count = (own + page_ - 1) / page_;
@@ -91,8 +93,7 @@ class Cached {
       s.key = 0;
       for (std::int64_t page = 0; page < count; ++page) table.push_back(static_cast<std::int32_t>(used++));
       for (std::int64_t extra = draw_.between(0, 2); extra > 0; --extra)
-        table.push_back(draw_.pick(
-            {-1, std::numeric_limits<std::int32_t>::max(), std::numeric_limits<std::int32_t>::min()}));
+        table.push_back(draw_.pick({-1, kNowhere, std::numeric_limits<std::int32_t>::min()}));
     }
     pages_ = used + draw_.between(used == 0, 3);
     std::vector<std::int32_t> place(static_cast<std::size_t>(pages_));
@@ -100,12 +101,15 @@ class Cached {
     std::shuffle(place.begin(), place.end(), std::mt19937_64(draw_.number()));
     for (std::int32_t& entry : table)
       if (entry >= 0 && entry < pages_) entry = place[static_cast<std::size_t>(entry)];
-    const auto bytes = static_cast<std::int64_t>(table.size() * sizeof table[0]);
-    std::byte* data = memory_.emplace_back(static_cast<std::size_t>(std::max<std::int64_t>(bytes, 4)))
-                          .tail(static_cast<std::size_t>(bytes));
-    std::memcpy(data, table.data(), static_cast<std::size_t>(bytes));
-    problem.cache.pages = {reinterpret_cast<const std::int32_t*>(data),
-                           static_cast<std::int64_t>(table.size())};
+    const auto entries = static_cast<std::int64_t>(table.size());
+    auto* given = reinterpret_cast<std::int32_t*>(region(entries * 4, 0xff));
+    std::copy(table.begin(), table.end(), given);
+    for (const Sequence& s : problem.sequences) {
+      const Interval reached = reached_pages(s, page_);
+      for (std::int64_t page = 0; page * page_ < s.keys - s.prefix; ++page)
+        if (page < reached.begin || page >= reached.end) given[s.page + page] = page % 2 ? kNowhere : -1;
+    }
+    problem.cache.pages = {given, entries};
   }
 
   Dtype stored_dtype(std::int64_t channels) {
@@ -116,7 +120,7 @@ class Cached {
   std::array<std::int64_t, 4> place(const Sequence& s, std::int64_t n, std::int64_t j, std::int64_t c) const {
     j -= s.prefix;
     if (page_ == 0) return {s.batch, n, s.key + j, c};
-    return {problem.cache.pages.table[s.page + j / page_], n, j % page_, c};
+    return {table_[static_cast<std::size_t>(s.page + j / page_)], n, j % page_, c};
   }
 
   // Channels [first, first + count) of the rows of `plain`, into `all` and `prefix`.
@@ -126,7 +130,7 @@ class Cached {
     all = view(dtype, page_ ? std::array{pages_, heads, page_, count}
                             : std::array{from_.key.batches(), heads, from_.key.rows(), count});
     if (prefix_ > 0) prefix = view(dtype, {1, heads, prefix_, count});
-    if (dtype >= Dtype::int8) {
+    if (is_integer(dtype)) {
       randomise(all);
       if (prefix_ > 0) randomise(prefix);
       const auto numbers = draw_.pick({Dtype::float32, Dtype::float16, Dtype::bfloat16});
@@ -175,8 +179,7 @@ class Cached {
       v.stride[axis] = present ? stride : 0;
       if (present) stride *= std::max<std::int64_t>(v.shape[axis], 1);
     }
-    v.data = memory_.emplace_back(static_cast<std::size_t>(stride * size_of(v.dtype)))
-                 .tail(static_cast<std::size_t>(stride * size_of(v.dtype)));
+    v.data = region(stride * size_of(v.dtype), 0xff);
     const TensorView flat{
         .data = v.data, .dtype = v.dtype, .shape = {1, 1, 1, stride}, .stride = {0, 0, 0, 1}};
     std::mt19937_64 random(draw_.number());
@@ -186,7 +189,7 @@ class Cached {
   }
 
   double stored(const TensorView& v, const std::array<std::int64_t, 4>& at) const {
-    if (v.dtype < Dtype::int8) return read(v, at[0], at[1], at[2], at[3]);
+    if (!is_integer(v.dtype)) return read(v, at[0], at[1], at[2], at[3]);
     std::int64_t index = 0;
     for (std::size_t axis = 0; axis < 4; ++axis) index += at[axis] * v.stride[axis];
     const auto* bytes = static_cast<const std::uint8_t*>(v.data);
@@ -200,7 +203,7 @@ class Cached {
     const bool first = j < s.prefix;
     const auto at = first ? std::array{std::int64_t{0}, n, j, c} : place(s, n, j, c);
     double x = stored(first ? prefix : all, at);
-    if (all.dtype < Dtype::int8) return x;
+    if (!is_integer(all.dtype)) return x;
     const auto scale_of = [&](const TensorView& v) {
       const bool by_position = scaling.by_position && !first;
       return static_cast<float>(by_position ? read(v, s.batch, n, j - s.prefix, c)
@@ -241,9 +244,12 @@ class Cached {
     }
   }
 
+  static constexpr std::int32_t kNowhere = std::numeric_limits<std::int32_t>::max();
+
   const Problem& from_;
   Draw& draw_;
   std::int64_t prefix_ = 0, page_ = 0, pages_ = 0;
+  std::vector<std::int32_t> table_;  // with the pages of all keys, hidden or not
   TensorView prefix_key_, prefix_value_;
   std::deque<Guarded> memory_;
 };

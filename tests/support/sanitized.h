@@ -1,0 +1,10 @@
+// Whether a sanitizer has the memory of this program: 1 or 0.
+#pragma once
+
+#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
+#define FUSION_ATTENTION_SANITIZED 1
+#elif defined(__has_feature)
+#define FUSION_ATTENTION_SANITIZED (__has_feature(address_sanitizer) || __has_feature(thread_sanitizer))
+#else
+#define FUSION_ATTENTION_SANITIZED 0
+#endif
