@@ -88,7 +88,7 @@ TensorView described(const TensorView& like, std::int64_t channels) {
   std::int64_t step = 1;
   for (int axis = 3; axis >= 0; --axis) {
     view.stride[static_cast<std::size_t>(axis)] = step;
-    step *= view.shape[static_cast<std::size_t>(axis)];
+    step = product({step, view.shape[static_cast<std::size_t>(axis)]});
   }
   return view;
 }

@@ -106,6 +106,24 @@ TEST_F(Memory, NoMisalignedTensorIsRead) {
   }
 }
 
+TEST_F(Memory, ScalesOfAnInt8QueryAreLookedAtToo) {
+  std::vector<std::uint16_t> out(32, 7);
+  options_.interface = Interface::npu_fused_infer_attention_score_v2;
+  options_.pse_shift = {};
+  query_ = made({1, 2, 2, 8}, Element::int8);
+  options_.stored.query_rope = made({1, 2, 2, 8}, Element::bfloat16);
+  options_.stored.key_rope = made({2, 1, 4, 8}, Element::bfloat16);
+  options_.dequant_scale_query = made({1, 2, 2}, Element::float32);
+  options_.query_quant_mode = 3;
+  Array scale = options_.dequant_scale_query;
+  options_.dequant_scale_query.data = nullptr;
+  EXPECT_EQ(refused(out.data()), "dequant_scale_query");
+  EXPECT_EQ(out, std::vector<std::uint16_t>(32, 7));
+  options_.dequant_scale_query = scale;
+  EXPECT_EQ(refused(out.data()), "");
+  EXPECT_EQ(out, std::vector<std::uint16_t>(32, 0));
+}
+
 TEST_F(Memory, CopiesThatNoMemoryHoldsAreRefused) {
   options_.sparse_mode = 0;
   options_.pse_shift = options_.atten_mask = {};
