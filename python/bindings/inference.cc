@@ -49,6 +49,10 @@ void set_value(InferenceOptions& options, nb::handle value) {
   place = nb::cast<std::remove_reference_t<decltype(place)>>(value);
 }
 
+void set_out_dtype(InferenceOptions& options, nb::handle value) {
+  options.out_dtype = static_cast<Element>(nb::cast<int>(value));
+}
+
 constexpr Word kWords[] = {
     {"num_heads", set_value<&InferenceOptions::num_heads>},
     {"num_key_value_heads", set_value<&InferenceOptions::num_key_value_heads>},
@@ -66,6 +70,9 @@ constexpr Word kWords[] = {
     {"deq_scale2", set_array<&InferenceOptions::deq_scale2>},
     {"quant_scale2", set_array<&InferenceOptions::quant_scale2>},
     {"quant_offset2", set_array<&InferenceOptions::quant_offset2>},
+    {"dequant_scale_query", set_array<&InferenceOptions::dequant_scale_query>},
+    {"query_quant_mode", set_value<&InferenceOptions::query_quant_mode>},
+    {"out_dtype", set_out_dtype},
     {"padding_mask", set_array<&InferenceOptions::padding_mask>},
     {"inner_precise", set_value<&InferenceOptions::inner_precise>},
     {"learnable_sink", set_array<&InferenceOptions::learnable_sink>},
@@ -94,8 +101,7 @@ void construct(InferenceAttention* self, const std::string& interface, nb::handl
                nb::handle value, const nb::dict& words, std::optional<bool> strict) {
   const std::optional<Interface> documented = interface_of(interface);
   if (!documented) throw Error(ErrorKind::value, "interface", interface, "one of _core.documented_limits()");
-  InferenceOptions options;
-  options.interface = *documented;
+  InferenceOptions options(*documented);
   options.strict = strict;
   for (const auto& [name, given] : words) {
     const auto text = nb::cast<std::string>(name);

@@ -6,6 +6,8 @@ import operator
 from collections.abc import Iterable
 from typing import Any, NoReturn
 
+from fusion_attention._elements import ELEMENTS
+
 _INT64 = 1 << 63
 
 
@@ -36,6 +38,18 @@ def as_str(name: str, value: Any) -> str:
     if not isinstance(value, str):
         refuse_type(name, value, "a str")
     return str(value)
+
+
+_TORCH_NUMBERS = {1: "int8", 5: "float16", 6: "float32", 15: "bfloat16"}
+
+
+def as_dtype(name: str, value: Any) -> int:
+    """C++'s number of a dtype of torch or NumPy, or of torch's number of one."""
+    said = _TORCH_NUMBERS.get(value, "") if isinstance(value, int) else getattr(value, "__name__", str(value))
+    known = said.rpartition(".")[2]
+    if known not in ELEMENTS:
+        refuse_type(name, value, "a dtype, or torch's number of int8, float16, float32 or bfloat16")
+    return ELEMENTS[known]
 
 
 def as_bool(name: str, value: Any) -> bool:

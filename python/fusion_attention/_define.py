@@ -134,7 +134,14 @@ def define(
     return made
 
 
-_SCHEMA_TYPES = {"int": "int", "symint": "SymInt", "float": "float", "str": "str", "bool": "bool"}
+_SCHEMA_TYPES = {
+    "dtype": "int?",
+    "int": "int",
+    "symint": "SymInt",
+    "float": "float",
+    "str": "str",
+    "bool": "bool",
+}
 
 
 def schema_argument(argument: Argument) -> str:

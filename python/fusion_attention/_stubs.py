@@ -35,7 +35,7 @@ from typing import Protocol, TypeVar
 
 Array = TypeVar("Array")
 '''
-_KINDS = {"tensor": "Array", "symint": "int", "ints": "Sequence[int] | Array"}
+_KINDS = {"tensor": "Array", "symint": "int", "dtype": "object", "ints": "Sequence[int] | Array"}
 
 
 def class_name(function: Function) -> str:

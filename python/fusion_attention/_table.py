@@ -23,7 +23,7 @@ of all packed sequences; row i and key j are counted within their sequence."""
 
 @dataclass(frozen=True)
 class Argument:
-    """One argument. kind: tensor, int, symint, float, str, bool or ints (list, tuple, 1-D integer array)."""
+    """One argument. kind: tensor, int, symint, float, str, bool, dtype or ints (1-D: list, tuple, array)."""
 
     name: str
     kind: str

@@ -142,6 +142,8 @@ Scaling scaling_of(const Antiquant& given, const TensorView& stored, Dtype query
     const std::optional<Strides> strides =
         array.rank > Array::kMaxRank ? std::nullopt : strides_of(array, mode, stored, batches, tokens);
     if (!strides) refuse(argument, shape_text(array), allowed_shapes(mode, stored, batches, tokens));
+    if (stored.channels() > 1 && (*strides)[3] > 1)
+      refuse(argument, "channels " + number((*strides)[3]) + " apart", "channels side by side");
     return view_like(stored, by_position ? batches : stored.batches(), by_position ? tokens : stored.rows(),
                      array, *strides);
   };

@@ -4,6 +4,7 @@
 
 #include "base/half.h"
 #include "base/parallel.h"
+#include "fusion_attention/error.h"
 #include "fusion_attention/run.h"
 #include "problem/typed.h"
 
@@ -41,12 +42,21 @@ void convert_to(const float* from, std::int64_t count, void* to) {
 
 }  // namespace
 
+std::int64_t product(std::initializer_list<std::int64_t> sizes) {
+  std::int64_t all = 1;
+  for (const std::int64_t size : sizes) {
+    if (size == 0) return 0;
+    if (__builtin_mul_overflow(all, size, &all))
+      throw Error(ErrorKind::memory, "workspace", "more bytes than 64 bits can count", "less");
+  }
+  return all;
+}
+
 TensorView Buffer::contiguous(const TensorView& like) {
+  const std::int64_t bytes =
+      product({like.shape[0], like.shape[1], like.shape[2], like.shape[3], size_of(like.dtype)});
   TensorView view = described(like, like.channels());
-  std::int64_t elements = 1;
-  for (const std::int64_t size : view.shape) elements *= size;
-  memory_ =
-      std::make_unique_for_overwrite<std::byte[]>(static_cast<std::size_t>(elements * size_of(view.dtype)));
+  memory_ = std::make_unique_for_overwrite<std::byte[]>(static_cast<std::size_t>(bytes));
   view.data = memory_.get();
   return view;
 }

@@ -4,11 +4,15 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <initializer_list>
 #include <memory>
 
 #include "fusion_attention/tensor.h"
 
 namespace fusion_attention {
+
+// Of what memory is to hold; throws Error where 64 bits cannot count it.
+std::int64_t product(std::initializer_list<std::int64_t> sizes);
 
 // Memory of one call, not cleared.
 class Buffer {

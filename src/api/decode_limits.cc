@@ -21,30 +21,26 @@ constexpr const char* kPage2 = "torch_npu-npu_fused_infer_attention_score_v2.md"
 
 using Call = const InferenceCall&;
 
-bool packed(Call c) {
-  return is_packed(c.layouts.input);
-}
-
 bool one_row(Call c) {
-  return !packed(c) && c.problem.query.rows() == 1;
+  return has_one_row(c.layouts.input, c.problem.query);
 }
 
 bool has_rope(Call c) {
   return static_cast<bool>(c.options.stored.query_rope);
 }
 
-// Channels that lie on whole blocks of the memory of the hardware: 16 halves, 32 int8, 64 int4.
-std::int64_t aligned(Call c) {
-  if (c.problem.key.dtype == Dtype::int4) return 64;
-  return c.problem.key.dtype == Dtype::int8 ? 32 : 16;
-}
-
 Refused page_size(Call c) {
   const std::int64_t size = c.options.stored.block_size;
   if (!c.options.stored.block_table) return std::nullopt;
-  const std::int64_t step = one_row(c) || has_rope(c) || packed(c) ? (aligned(c) == 32 ? 32 : 16) : 128;
+  const std::int64_t step =
+      one_row(c) || has_rope(c) || packed(c) ? (aligned_channels(c) == 32 ? 32 : 16) : 128;
   const std::int64_t most = has_rope(c) || packed(c) ? 1024 : 512;
   return where(size > most || size % step != 0, number(size));
+}
+
+// int8 beside rope channels of another type.
+bool quantised_query(Call c) {
+  return static_cast<bool>(c.options.dequant_scale_query);
 }
 
 Refused quantised_rows(Call c) {
@@ -64,11 +60,11 @@ constexpr InferenceLimit kLimits[] = {
     {"decode-depth-unaligned", kAll, "query", "D a multiple of 16 (int8: 32, int4: 64)", kPage,
      [](Call c) {
        const std::int64_t depth = c.problem.query.channels();
-       return where(depth % aligned(c) != 0, "D = " + number(depth));
+       return where(depth % aligned_channels(c) != 0, "D = " + number(depth));
      }},
     {"decode-dtype", kAll, "query", "float16 or bfloat16, several rows int8 too", kPage,
      [](Call c) {
-       const bool int8_row = one_row(c) && c.query.element == Element::int8;
+       const bool int8_row = one_row(c) && c.query.element == Element::int8 && !quantised_query(c);
        return where(c.query.element == Element::float32 || int8_row,
                     std::string("dtype ") + name(c.query.element));
      }},
@@ -115,6 +111,26 @@ constexpr InferenceLimit kLimits[] = {
      quantised_rows},
     {"decode-quantised-rows-v2", kVersion2, "key_quant_mode", "0 or 1 for more than one row", kPage2,
      quantised_rows},
+    {"decode-int8-depth", kVersion2, "query", "D = 512 for int8", kPage2,
+     [](Call c) {
+       const std::int64_t depth = c.problem.query.channels();
+       return where(quantised_query(c) && depth != 512, "D = " + number(depth));
+     }},
+    {"decode-int8-mode", kVersion2, "key_quant_mode", "0 for an int8 query", kPage2,
+     [](Call c) {
+       const std::int64_t mode = c.options.stored.key_antiquant_mode;
+       return where(quantised_query(c) && mode != 0, number(mode));
+     }},
+    {"decode-int8-scale", kVersion2, "dequant_scale_key", "one float32 for an int8 query", kPage2,
+     [](Call c) {
+       const Array& scale = c.options.stored.key_antiquant_scale;
+       return where(quantised_query(c) && (count(scale) != 1 || scale.element != Element::float32),
+                    std::string(name(scale.element)) + " " + shape_text(scale));
+     }},
+    {"decode-int8-offset", kVersion2, "dequant_offset_key", "None for an int8 query", kPage2,
+     [](Call c) { return where(quantised_query(c) && c.options.stored.key_antiquant_offset, "a tensor"); }},
+    {"decode-int8-output", kVersion2, "quant_scale_out", "None for an int8 query", kPage2,
+     [](Call c) { return where(quantised_query(c) && c.options.quant_scale2, "a tensor"); }},
     {"decode-sink", kVersion2, "learnable_sink", "None but for TND and NTD_TND with a D of value up to 128",
      kPage2,
      [](Call c) {

@@ -1,9 +1,9 @@
 #include "fusion_attention/families/inference.h"
 
+#include <algorithm>
 #include <atomic>
 #include <cfloat>
 #include <cmath>
-#include <cstring>
 #include <limits>
 
 #include "api/copies.h"
@@ -11,10 +11,12 @@
 #include "api/inference_mask.h"
 #include "api/inference_operands.h"
 #include "api/inference_scales.h"
+#include "api/inference_tensors.h"
 #include "api/inference_windows.h"
 #include "api/mask.h"
 #include "api/operands.h"
 #include "api/pse.h"
+#include "api/quantised_query.h"
 #include "api/refuse.h"
 #include "api/stored_keys.h"
 #include "base/half.h"
@@ -84,16 +86,22 @@ std::optional<Pse> read_pse(const Array& given, Layout layout, std::int64_t keys
   return pse;
 }
 
+// Of every sequence: the rows of those before it.
+std::vector<std::int64_t> rows_before(const Problem& problem) {
+  std::vector<std::int64_t> first(problem.sequences.size() + 1, 0);
+  for (std::size_t s = 0; s < problem.sequences.size(); ++s)
+    first[s + 1] = first[s] + problem.sequences[s].rows;
+  return first;
+}
+
 // The statistics of the rows of sequences, one behind the other, → ln Σ exp(score) of every row of the
-// tensor.
-void make_lse(const Problem& problem, const float* max, const float* sum, float* lse) {
+// tensor. `first`: rows_before.
+void make_lse(const Problem& problem, const std::vector<std::int64_t>& first, float* lse) {
+  const float *max = problem.statistics.max, *sum = problem.statistics.sum;
   const std::int64_t heads = problem.query.heads(), rows = problem.query.rows();
   const bool natural = problem.statistics.order == StatisticsOrder::row_major;
   constexpr float kNothing = std::numeric_limits<float>::infinity();
   std::fill_n(lse, problem.query.batches() * heads * rows, kNothing);
-  std::vector<std::int64_t> first(problem.sequences.size() + 1, 0);
-  for (std::size_t s = 0; s < problem.sequences.size(); ++s)
-    first[s + 1] = first[s] + problem.sequences[s].rows;
   const auto tasks = static_cast<std::int64_t>(problem.sequences.size()) * heads;
   parallel_for(tasks, thread_count(), [&](std::int64_t task, int) {
     const auto s = static_cast<std::size_t>(task / heads);
@@ -110,8 +118,9 @@ void make_lse(const Problem& problem, const float* max, const float* sum, float*
 }
 
 // Logits of any floating type as the core takes them.
-std::vector<float> read_sink(const Array& sink, std::int64_t heads) {
+std::vector<float> read_sink(const Array& sink, Element query, std::int64_t heads) {
   const Element element = sink.element;
+  if (query == Element::int8) refuse("learnable_sink", "a tensor", "None for an int8 query");
   if (element != Element::float32 && element != Element::float16 && element != Element::bfloat16)
     refuse("learnable_sink", std::string("dtype ") + name(element), "bfloat16, float16 or float32");
   if (!has_shape(sink, {heads})) refuse("learnable_sink", shape_text(sink), shape_text(&heads, 1));
@@ -126,34 +135,8 @@ std::vector<float> read_sink(const Array& sink, std::int64_t heads) {
   return logits;
 }
 
-// Problem whose overlay has a plane per packed sequence: an Overlay goes by the batch entry, so each sequence
-// is a problem of its own, with its rows of query and output. Rows behind the last one are zero.
-void run_each(const Problem& whole) {
-  const TensorView& out = whole.output;  // contiguous
-  if (out.data)
-    std::memset(out.data, 0,
-                static_cast<std::size_t>(bytes_of(out.dtype, out.heads() * out.rows() * out.channels())));
-  const auto rows_from = [](TensorView& view, const Sequence& sequence) {
-    view.data = static_cast<std::byte*>(view.data) + bytes_of(view.dtype, sequence.row * view.stride[2]);
-    view.shape[2] = sequence.rows;
-  };
-  std::int64_t before = 0;
-  for (std::size_t s = 0; s < whole.sequences.size(); ++s) {
-    Problem one = whole;
-    const Sequence& sequence = whole.sequences[s];
-    rows_from(one.query, sequence);
-    rows_from(one.output, sequence);
-    one.overlay.data += static_cast<std::int64_t>(s) * whole.overlay.stride[0];
-    one.overlay.stride[0] = 0;
-    one.sequences = {sequence};
-    one.sequences[0].row = 0;
-    if (one.statistics.max) {
-      one.statistics.max += before * whole.query.heads();
-      one.statistics.sum += before * whole.query.heads();
-    }
-    before += sequence.rows;
-    if (sequence.rows > 0) run(one);
-  }
+bool has_elements(const TensorView& view) {
+  return std::find(view.shape.begin(), view.shape.end(), 0) == view.shape.end();
 }
 
 bool has_numbers(const std::optional<std::vector<std::int64_t>>& list) {
@@ -161,14 +144,14 @@ bool has_numbers(const std::optional<std::vector<std::int64_t>>& list) {
 }
 
 // Of an int8 query: the integer pipeline knows no stored keys.
-void refuse_stored(const StoredKeys& words) {
+void refuse_stored(const Spelling& spelling, const StoredKeys& words) {
   const std::pair<const char*, const Array*> all[] = {{"block_table", &words.block_table},
                                                       {"key_shared_prefix", &words.key_shared_prefix},
                                                       {"query_rope", &words.query_rope},
                                                       {"antiquant_scale", &words.antiquant_scale},
                                                       {"key_antiquant_scale", &words.key_antiquant_scale}};
   for (const auto& [argument, array] : all)
-    if (*array) refuse(argument, "a tensor", "None for an int8 query");
+    if (*array) refuse(spelling.of(argument), "a tensor", "None for an int8 query");
 }
 
 struct Operands {
@@ -179,7 +162,7 @@ struct Operands {
 TensorView apply_stored(const Spelling& spelling, const InferenceOptions& options, const Operands& operands,
                         Layout layout, Problem& problem, StoredKeysMemory& memory) {
   const StoredKeys& stored = options.stored;
-  if (operands.query.element == Element::int8) refuse_stored(stored);
+  if (operands.query.element == Element::int8) refuse_stored(spelling, stored);
   place_keys(spelling, stored, layout, has_numbers(options.actual_seq_lengths_kv), problem, memory);
   place_rows(stored, layout, has_numbers(options.actual_seq_lengths), problem);
   apply_prefix(stored, operands.key, operands.value, layout, problem);
@@ -207,20 +190,24 @@ struct InferenceAttention::Given {
   bool halves = false, windows = false;
   std::shared_ptr<const OutputScales> output_scales;
   TensorView query, query_rope;  // to be joined
+  QuantisedQuery quantised;      // what query is to be made of
   std::vector<float> sink;
   StoredKeysMemory memory;
+  const char* without_memory = nullptr;  // what the call cannot be computed without
 };
 
-InferenceAttention::InferenceAttention(const Array& query, const Array& key, const Array& value,
+InferenceAttention::InferenceAttention(const Array& given_query, const Array& key, const Array& value,
                                        const InferenceOptions& given) {
   const InferenceOptions options = as_meant(given);
   const Spelling& spelling = spelling_of(options.interface);
   const InferenceLayout layouts = inference_layout(spelling, options.input_layout);
   const Layout layout = layouts.input;
+  const Array query = meant_query(spelling, options, given_query, key, value);
   check_inference_operands(spelling, options, query, key, value, layout);
   check_numbers(spelling, options);
   check_pse_dtype(spelling, options.pse_shift, query.element);
   check_scale_dtypes(spelling, options, query.element);
+  const char* without_memory = check_tensors(spelling, given_query, key, value, options);
   if (options.padding_mask) refuse("padding_mask", "a tensor", "None");
 
   problem_.scale = options.scale;
@@ -229,21 +216,23 @@ InferenceAttention::InferenceAttention(const Array& query, const Array& key, con
   const auto given_now = std::make_shared<Given>();
   Given& kept = *given_now;
   given_ = given_now;
+  kept.without_memory = without_memory;
   kept.query = problem_.query;
+  kept.quantised = read_quantised_query(options, given_query, layout, problem_.query);
   kept.query_rope = apply_stored(spelling, options, {query, key, value}, layout, problem_, kept.memory);
   const std::int64_t keys = described_keys(options, problem_);
   apply_inference_mask(spelling, options, layout, keys, problem_);
   check_pages(options.stored, problem_);
   kept.pse = read_pse(options.pse_shift, layout, keys, problem_);
   if (options.learnable_sink) {
-    kept.sink = read_sink(options.learnable_sink, problem_.query.heads());
+    kept.sink = read_sink(options.learnable_sink, query.element, problem_.query.heads());
     problem_.sink.data = kept.sink.data();
   }
   kept.output_scales = apply_scales(spelling, options, problem_);
-  const bool decoding = spelling.decodes && !is_packed(layout) && problem_.query.rows() == 1;
+  const bool decoding = spelling.decodes && has_one_row(layout, problem_.query);
   problem_.half_scores =
       query.element == Element::float16 && options.inner_precise % 2 == 1 && !options.pse_shift && !decoding;
-  if (is_strict(options.strict)) refuse_undocumented({layouts, query, key, value, options, problem_});
+  if (is_strict(options.strict)) refuse_undocumented({layouts, given_query, key, value, options, problem_});
   kept.halves = problem_.overlay && options.atten_mask.element == Element::float16;
   kept.windows = problem_.overlay && has_windows(problem_);
   if (kept.halves || options.sparse_mode == 9) kept.mask = options.atten_mask;
@@ -274,10 +263,17 @@ Element InferenceAttention::output_element() const {
 }
 
 void InferenceAttention::forward(void* attention_out, float* softmax_lse) const {
+  const char* without_memory = given_->without_memory;
+  if (!without_memory && !attention_out && has_elements(problem_.output)) without_memory = "attention_out";
+  if (without_memory) refuse(without_memory, "no memory", "a pointer to its elements");
   Problem problem = problem_;
   problem.output.data = attention_out;
-  Buffer query, mask, pse, max, sum;
-  if (given_->query_rope.channels() > 0) problem.query = joined(given_->query, given_->query_rope, query);
+  Buffer part, query, mask, pse, max, sum;
+  if (given_->query_rope.channels() > 0) {
+    const TensorView first =
+        given_->quantised ? dequantised(given_->quantised, given_->query, part) : given_->query;
+    problem.query = joined(first, given_->query_rope, query);
+  }
   if (given_->halves) {
     problem.overlay = mask_of_halves(given_->mask, mask);
   } else if (given_->mask) {
@@ -295,17 +291,18 @@ void InferenceAttention::forward(void* attention_out, float* softmax_lse) const 
     problem.bias.data = view.data;
     place_pse(*given_->pse, view, problem);
   }
-  const std::int64_t rows = problem.query.batches() * problem.query.heads() * problem.query.rows();
   if (softmax_lse) {
+    const std::int64_t rows = product({problem.query.batches(), problem.query.heads(), problem.query.rows()});
     problem.statistics.max = max.floats(rows);
     problem.statistics.sum = sum.floats(rows);
   }
+  const std::vector<std::int64_t> first = softmax_lse ? rows_before(problem) : std::vector<std::int64_t>();
   if (given_->mask && !given_->halves && problem.statistics.order == StatisticsOrder::row_major) {
     run_each(problem);
   } else {
     run(problem);
   }
-  if (softmax_lse) make_lse(problem, problem.statistics.max, problem.statistics.sum, softmax_lse);
+  if (softmax_lse) make_lse(problem, first, softmax_lse);
 }
 
 std::vector<std::string> InferenceAttention::notes() const {

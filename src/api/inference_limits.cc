@@ -22,15 +22,6 @@ constexpr const char* kTiling = "prompt_flash_attention_tiling.cpp";
 
 using Call = const InferenceCall&;
 
-bool packed(Call c) {
-  return c.layouts.input == Layout::tnd;
-}
-
-// Channels that the hardware copies as one piece: 16 floats of two bytes, 32 bytes.
-std::int64_t aligned(Call c) {
-  return c.query.element == Element::int8 ? 32 : 16;
-}
-
 bool is_int8_out(Call c) {
   return static_cast<bool>(c.options.quant_scale2);
 }
@@ -71,8 +62,9 @@ constexpr InferenceLimit kLimits[] = {
     {"prompt-batch-unaligned", kBoth, "query", "B of at most 128 where D is no multiple of 16 (int8: 32)",
      kPage,
      [](Call c) {
-       return c.problem.query.channels() % aligned(c) == 0 ? Refused()
-                                                           : outside("B", c.problem.query.batches(), 1, 128);
+       return c.problem.query.channels() % aligned_channels(c) == 0
+                  ? Refused()
+                  : outside("B", c.problem.query.batches(), 1, 128);
      }},
     {"prompt-heads", kBoth, "num_heads", "1 to 256", kSeed,
      [](Call c) { return outside("N", c.problem.query.heads(), 1, 256); }},

@@ -16,6 +16,16 @@ struct InferenceCall {
   const Problem& problem;
 };
 
+// Channels that the hardware copies as one piece, 32 bytes: 16 halves, 32 int8, 64 int4.
+inline std::int64_t aligned_channels(const InferenceCall& call) {
+  if (call.problem.key.dtype == Dtype::int4) return 64;
+  return call.problem.key.dtype == Dtype::int8 ? 32 : 16;
+}
+
+inline bool packed(const InferenceCall& call) {
+  return is_packed(call.layouts.input);
+}
+
 struct InferenceLimit {
   LimitText text;
   Refused (*broken)(const InferenceCall& call);

@@ -23,7 +23,7 @@ Tokens tokens_of(const InferenceOptions& options) {
 }
 
 void check_dtype(const Spelling& spelling, const Array& mask) {
-  if (spelling.decodes) return check_mask_type(mask);
+  if (spelling.decodes) return check_mask_type(spelling.atten_mask, mask);
   switch (mask.element) {
     case Element::boolean:
     case Element::uint8:
@@ -43,7 +43,7 @@ void check_compressed(const Spelling& spelling, const Array& mask, std::int64_t 
                      mask.shape[row + 1] == kCompressed;
   const bool head = mask.rank != 4 || mask.shape[1] == 1;
   const bool batch = mask.rank == 2 || mask.shape[0] == 1 ||
-                     (mask.rank == 4 && spelling.mindspore && mask.shape[0] == batches);
+                     (mask.rank == 4 && spelling.has_error_table && mask.shape[0] == batches);
   if (plane && head && batch) return;
   refuse(spelling.atten_mask, shape_text(mask),
          "[2048, 2048], [1, 2048, 2048] or [1, 1, 2048, 2048] for sparse_mode " + number(mode));
@@ -63,7 +63,7 @@ Overlay full_mask(const Spelling& spelling, const Array& given, bool single, std
                   std::int64_t rows, std::int64_t keys) {
   const Array mask = single && given.rank == 2 ? with_row_axis(given) : given;
   const auto fits = [&spelling](std::int64_t length, std::int64_t size) {
-    return length == size || (length > size && !spelling.mindspore);
+    return length == size || (length > size && !spelling.has_error_table);
   };
   const std::size_t row = static_cast<std::size_t>(std::clamp(mask.rank, 2, 4) - 2);
   const bool batch = mask.rank == 2 || mask.shape[0] == 1 || mask.shape[0] == batches;
@@ -100,23 +100,10 @@ void check_negative(const Tokens& tokens, std::int64_t rows, std::int64_t keys, 
     refuse("pre_tokens", number(tokens.pre), "above " + number(-keys) + sizes);
 }
 
-Band band_of(std::int64_t mode, const Tokens& tokens, const Sequence& sequence) {
-  const std::int64_t corner = sequence.keys - sequence.rows;
-  const bool empty = sequence.rows == 0 || sequence.keys == 0;
-  switch (mode) {
-    case 0:
-      if (!empty) check_negative(tokens, sequence.rows, sequence.keys, sequence);
-      return trimmed(-tokens.pre, tokens.next, sequence);
-    case 2:
-      return trimmed(-Band::kFar, 0, sequence);
-    case 3:
-      return trimmed(-Band::kFar, corner, sequence);
-    case 4:
-      if (!empty) check_negative(tokens, sequence.keys, sequence.rows, sequence);
-      return trimmed(corner - tokens.pre, corner + tokens.next, sequence);
-    default:
-      return {};
-  }
+void check_tokens(std::int64_t mode, const Tokens& tokens, const Sequence& sequence) {
+  if (sequence.rows == 0 || sequence.keys == 0) return;
+  if (mode == 0) check_negative(tokens, sequence.rows, sequence.keys, sequence);
+  if (mode == 4) check_negative(tokens, sequence.keys, sequence.rows, sequence);
 }
 
 void check_tree(const Spelling& spelling, const InferenceOptions& options, Layout layout,
@@ -140,10 +127,10 @@ void apply_inference_mask(const Spelling& spelling, const InferenceOptions& opti
                           std::int64_t keys, Problem& problem) {
   const std::int64_t mode = options.sparse_mode;
   const Array& mask = options.atten_mask;
-  const bool tree = mode == 9 && spelling.decodes && !spelling.one_row();
+  const bool tree = mode == 9 && spelling.decodes && !spelling.is_incre();
   if (!tree && (mode < 0 || mode > 4)) refuse("sparse_mode", number(mode), "0, 1, 2, 3 or 4");
   if (tree) return check_tree(spelling, options, layout, problem);
-  const bool single = is_single_row(spelling, options, layout, problem.query.rows());
+  const bool single = ignores_mode(spelling, options, layout, problem.query);
   if (!mask) {
     if (mode != 0 && !single) refuse(spelling.atten_mask, "None", "a tensor for sparse_mode " + number(mode));
     return;  // full attention, whatever the tokens say
@@ -151,8 +138,8 @@ void apply_inference_mask(const Spelling& spelling, const InferenceOptions& opti
   check_dtype(spelling, mask);
   const std::int64_t batches = problem.query.batches();
   if (mode > 1) {
-    if (single) return;
     check_compressed(spelling, mask, batches, mode);
+    if (single) return;
   } else if (is_packed(layout)) {
     refuse(spelling.atten_mask, "a tensor", "None for sparse_modes 0 and 1 of packed sequences");
   } else {
@@ -161,14 +148,17 @@ void apply_inference_mask(const Spelling& spelling, const InferenceOptions& opti
   if (mode == 0 && (single || has_left_padding(options, problem)))
     return;  // documented: the tokens say nothing then
   const Tokens tokens = tokens_of(options);
-  for (Sequence& sequence : problem.sequences) sequence.band = band_of(mode, tokens, sequence);
+  for (Sequence& sequence : problem.sequences) {
+    check_tokens(mode, tokens, sequence);
+    sequence.band = band_of(mode, tokens.pre, tokens.next, sequence);
+  }
 }
 
 Overlay mask_of_halves(const Array& mask, Buffer& buffer) {
   const auto row_axis = static_cast<std::size_t>(mask.rank - 2), key_axis = row_axis + 1;
   const std::int64_t batches = mask.rank > 2 ? mask.shape[0] : 1, rows = mask.shape[row_axis],
                      keys = mask.shape[key_axis], step = mask.stride[key_axis];
-  std::uint8_t* bytes = buffer.bytes(batches * rows * keys);
+  std::uint8_t* bytes = buffer.bytes(product({batches, rows, keys}));
   parallel_for(batches * rows, thread_count(), [&](std::int64_t task, int) {
     const std::int64_t batch = task / rows, row = task % rows;
     const auto* from = static_cast<const std::uint16_t*>(mask.data) +

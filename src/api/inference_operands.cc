@@ -11,7 +11,7 @@ namespace {
 
 bool has_dtype(const Spelling& spelling, Element element) {
   return element == Element::float16 || element == Element::bfloat16 || element == Element::int8 ||
-         (element == Element::float32 && !spelling.mindspore);
+         (element == Element::float32 && !spelling.has_error_table);
 }
 
 void check_operand(const Spelling& spelling, const char* argument, const Array& array) {
@@ -19,7 +19,7 @@ void check_operand(const Spelling& spelling, const char* argument, const Array& 
   if (has_dtype(spelling, array.element)) return;
   spelling.refuse_dtype(
       argument, array,
-      spelling.mindspore ? "int8, float16 or bfloat16" : "int8, float16, bfloat16 or float32");
+      spelling.has_error_table ? "int8, float16 or bfloat16" : "int8, float16, bfloat16 or float32");
 }
 
 // Keys and values that are stored as int8 or int4 have a type of their own, one for both.
@@ -80,9 +80,9 @@ bool transposes(Layout input, Layout output, bool extended) {
 std::vector<std::int64_t> lengths_per_batch(const Spelling& spelling, const Ends& given, std::int64_t batches,
                                             std::int64_t most) {
   const auto count = given.list ? static_cast<std::int64_t>(given.list->size()) : 0;
-  if (!given.list || (count == 0 && !spelling.mindspore))
+  if (!given.list || (count == 0 && !spelling.has_error_table))
     return std::vector<std::int64_t>(static_cast<std::size_t>(batches), most);
-  if (count != 1 && (count < batches || (count > batches && spelling.mindspore))) {
+  if (count != 1 && (count < batches || (count > batches && spelling.has_error_table))) {
     spelling.refuse_form(given.argument, number(count) + " numbers",
                          "one, or one for each of " + number(batches) + " batch entries");
   }
@@ -98,7 +98,7 @@ std::vector<std::int64_t> lengths_per_batch(const Spelling& spelling, const Ends
 }  // namespace
 
 InferenceLayout inference_layout(const Spelling& spelling, const std::string& letters) {
-  if (spelling.mindspore) {
+  if (spelling.has_error_table) {
     if (letters == "BSH") return {Layout::bsh, Layout::bsh};
     if (letters == "BNSD") return {Layout::bnsd, Layout::bnsd};
     spelling.refuse_form("input_layout", quoted(letters), "BSH or BNSD");
@@ -107,21 +107,25 @@ InferenceLayout inference_layout(const Spelling& spelling, const std::string& le
   const auto input = parse_layout(letters.substr(0, bar));
   const auto output = bar == std::string::npos ? input : parse_layout(letters.substr(bar + 1));
   const bool alone = input && bar == std::string::npos && *input != Layout::sbh && *input != Layout::nbsd;
-  const bool extended = spelling.decodes && !spelling.one_row();
+  const bool extended = spelling.decodes && !spelling.is_incre();
   const bool known =
       alone ? *input != Layout::ntd || extended : input && output && transposes(*input, *output, extended);
-  if (!known || (spelling.one_row() && (!alone || is_packed(*input)))) {
+  if (!known || (spelling.is_incre() && (!alone || is_packed(*input)))) {
     spelling.refuse_form("input_layout", quoted(letters),
-                         spelling.one_row() ? "BSH, BNSD or BSND"
-                         : extended         ? kFusedLayouts
-                                            : "BSH, BNSD, BSND, BNSD_BSND or TND");
+                         spelling.is_incre() ? "BSH, BNSD or BSND"
+                         : extended          ? kFusedLayouts
+                                             : "BSH, BNSD, BSND, BNSD_BSND or TND");
   }
   return {*input, *output};
 }
 
-bool is_single_row(const Spelling& spelling, const InferenceOptions& options, Layout layout,
-                   std::int64_t rows) {
-  return spelling.decodes && !is_packed(layout) && rows == 1 && !options.stored.query_rope;
+bool has_one_row(Layout layout, const TensorView& query) {
+  return !is_packed(layout) && query.rows() == 1;
+}
+
+bool ignores_mode(const Spelling& spelling, const InferenceOptions& options, Layout layout,
+                  const TensorView& query) {
+  return spelling.decodes && has_one_row(layout, query) && !options.stored.query_rope;
 }
 
 // Where heads are merged `heads` must divide the last axis; elsewhere the array says how many there are.
@@ -156,25 +160,25 @@ void read_inference_operands(const Spelling& spelling, const InferenceOptions& o
   const std::int64_t heads = options.num_heads;
   if (heads <= 0) refuse(spelling.num_heads, number(heads), "query's number of heads, 1 or more");
   if (options.num_key_value_heads < 0) {
-    refuse(spelling.num_key_value_heads, number(options.num_key_value_heads),
+    refuse("num_key_value_heads", number(options.num_key_value_heads),
            std::string("0 for as many as ") + spelling.num_heads + ", or a divisor of it");
   }
   const std::int64_t kv_heads = options.num_key_value_heads == 0 ? heads : options.num_key_value_heads;
   if (heads % kv_heads != 0)
-    refuse(spelling.num_key_value_heads, number(kv_heads), "a divisor of " + number(heads) + " query heads");
+    refuse("num_key_value_heads", number(kv_heads), "a divisor of " + number(heads) + " query heads");
 
   TensorView &q = problem.query, &k = problem.key, &v = problem.value;
   q = view_with_heads("query", query, layout, spelling.num_heads, heads);
   const StoredKeys& stored = options.stored;
-  k = stored_view("key", key, layout, stored, spelling.num_key_value_heads, kv_heads);
-  v = stored_view("value", value, layout, stored, spelling.num_key_value_heads, kv_heads);
-  if (spelling.one_row()) check_same("query", "S", q.rows(), "decoding", 1);
+  k = stored_view("key", key, layout, stored, kv_heads);
+  v = stored_view("value", value, layout, stored, kv_heads);
+  if (spelling.is_incre()) check_same("query", "S", q.rows(), "decoding", 1);
   check_same("key", "D", k.channels(), "query", q.channels());
-  if (spelling.mindspore) check_same("value", "D", v.channels(), "query", q.channels());
+  if (spelling.has_error_table) check_same("value", "D", v.channels(), "query", q.channels());
   if (!stored.block_table) check_same("key", "B", k.batches(), "query", q.batches());
   check_same("value", "B", v.batches(), "key", k.batches());
   check_same("value", "S", v.rows(), "key", k.rows());
-  if (spelling.mindspore && query.element == Element::bfloat16 && q.channels() % 16 != 0)
+  if (spelling.has_error_table && query.element == Element::bfloat16 && q.channels() % 16 != 0)
     refuse("query", "bfloat16 with D = " + number(q.channels()), "D a multiple of 16 for bfloat16");
 }
 
@@ -199,7 +203,7 @@ std::vector<Sequence> inference_sequences(const Spelling& spelling, const Infere
   const std::int64_t batches = problem.query.batches();
   const std::optional<std::vector<std::int64_t>> all;
   const Ends none{spelling.actual_seq_lengths, all};
-  const bool single = is_single_row(spelling, options, layout, problem.query.rows());
+  const bool single = ignores_mode(spelling, options, layout, problem.query);
   const auto row_counts = lengths_per_batch(spelling, single ? none : rows, batches, problem.query.rows());
   const auto key_counts = lengths_per_batch(spelling, keys, batches, most);
   std::vector<Sequence> sequences(static_cast<std::size_t>(batches));

@@ -20,9 +20,12 @@ InferenceLayout inference_layout(const Spelling& spelling, const std::string& le
 void check_inference_operands(const Spelling& spelling, const InferenceOptions& options, const Array& query,
                               const Array& key, const Array& value, Layout layout);
 
-// The documents' Q_S = 1 without rope: sparse_mode, the tokens and the query's lengths say nothing there.
-bool is_single_row(const Spelling& spelling, const InferenceOptions& options, Layout layout,
-                   std::int64_t rows);
+// The documents' Q_S = 1.
+bool has_one_row(Layout layout, const TensorView& query);
+
+// Q_S = 1 without rope: sparse_mode, the tokens and the query's lengths say nothing there.
+bool ignores_mode(const Spelling& spelling, const InferenceOptions& options, Layout layout,
+                  const TensorView& query);
 
 // Where heads are merged `heads` must divide the last axis; elsewhere the array says how many there are.
 TensorView view_with_heads(const char* argument, const Array& array, Layout layout, const char* heads_name,

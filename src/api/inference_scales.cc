@@ -14,7 +14,7 @@ namespace {
 constexpr std::uint32_t kCubeBits = 0xFFFFE000;
 
 bool holds_bits(const Spelling& spelling, Element element) {
-  return element == Element::uint64 || (element == Element::int64 && !spelling.mindspore);
+  return element == Element::uint64 || (element == Element::int64 && !spelling.has_error_table);
 }
 
 void check_rank(const char* argument, const Array& array) {
@@ -76,7 +76,7 @@ std::vector<float> read_quantiser(const Array& array) {
   return values;
 }
 
-void check_absent(const char* argument, const Array& array, const char* allowed) {
+void check_absent(const char* argument, const Array& array, const std::string& allowed) {
   if (array) refuse(argument, "a tensor", allowed);
 }
 
@@ -86,7 +86,7 @@ void check_channels(const Spelling& spelling, const Array& scale, const Problem&
   if (numbers != 1 && numbers != channels) {
     refuse(spelling.quant_scale2, shape_text(scale), "one element, or N * D = " + number(channels));
   }
-  if (spelling.mindspore && numbers != 1 && depth % 32 != 0) {
+  if (spelling.has_error_table && numbers != 1 && depth % 32 != 0) {
     refuse(spelling.quant_scale2, shape_text(scale) + " with D = " + number(depth),
            "one element, or D a multiple of 32");
   }
@@ -94,15 +94,15 @@ void check_channels(const Spelling& spelling, const Array& scale, const Problem&
 
 void apply_integer(const Spelling& spelling, const InferenceOptions& options, Problem& problem) {
   const std::pair<const char*, const Array*> scales[] = {{spelling.deq_scale1, &options.deq_scale1},
-                                                         {spelling.quant_scale1, &options.quant_scale1},
+                                                         {"quant_scale1", &options.quant_scale1},
                                                          {spelling.deq_scale2, &options.deq_scale2}};
   for (const auto& [argument, array] : scales)
     if (!*array) refuse(argument, "None", "a tensor for int8 query, key and value");
-  check_one(spelling.quant_scale1, options.quant_scale1);
+  check_one("quant_scale1", options.quant_scale1);
   problem.integer.score_scale = read_dequantiser(spelling.deq_scale1, options.deq_scale1);
   problem.integer.weight_scale = read_quantiser(options.quant_scale1).front();
   problem.integer.value_scale = read_dequantiser(spelling.deq_scale2, options.deq_scale2);
-  check_finite(spelling.quant_scale1, problem.integer.weight_scale);
+  check_finite("quant_scale1", problem.integer.weight_scale);
 }
 
 }  // namespace
@@ -115,9 +115,9 @@ void check_scale_dtypes(const Spelling& spelling, const InferenceOptions& option
     spelling.refuse_dtype(spelling.deq_scale2, second,
                           std::string(spelling.deq_scale1) + "'s dtype " + name(first.element));
   }
-  check_rank(spelling.quant_scale1, options.quant_scale1);
+  check_rank("quant_scale1", options.quant_scale1);
   if (options.quant_scale1 && options.quant_scale1.element != Element::float32)
-    spelling.refuse_dtype(spelling.quant_scale1, options.quant_scale1, "float32");
+    spelling.refuse_dtype("quant_scale1", options.quant_scale1, "float32");
   check_quantiser(spelling, spelling.quant_scale2, options.quant_scale2, query);
   check_quantiser(spelling, spelling.quant_offset2, options.quant_offset2, query);
   const Array &scale = options.quant_scale2, &offset = options.quant_offset2;
@@ -134,11 +134,12 @@ std::shared_ptr<const OutputScales> apply_scales(const Spelling& spelling, const
   } else {
     constexpr const char* kOnlyInteger = "None for floating point query, key and value";
     check_absent(spelling.deq_scale1, options.deq_scale1, kOnlyInteger);
-    check_absent(spelling.quant_scale1, options.quant_scale1, kOnlyInteger);
+    check_absent("quant_scale1", options.quant_scale1, kOnlyInteger);
     check_absent(spelling.deq_scale2, options.deq_scale2, kOnlyInteger);
   }
   if (!options.quant_scale2) {
-    check_absent(spelling.quant_offset2, options.quant_offset2, "None without quant_scale2");
+    check_absent(spelling.quant_offset2, options.quant_offset2,
+                 std::string("None without ") + spelling.quant_scale2);
     return nullptr;
   }
   if (problem.query.dtype == Dtype::float32)

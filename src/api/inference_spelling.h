@@ -1,4 +1,5 @@
-// How each inference interface spells its arguments, and which exception its document asks for.
+// How each inference interface spells its arguments, what it takes for those that are not given, and which
+// exception its document asks for.
 #pragma once
 
 #include <cstdint>
@@ -10,17 +11,18 @@ namespace fusion_attention {
 
 struct Spelling {
   Interface interface;
-  // MindSpore's: what its error table lists is always refused (ruling 28), and types, forms and values are
-  // told apart. Elsewhere every size and dtype that this library computes is accepted (rulings 10 to 12) and
-  // every refusal is a value.
-  bool mindspore;
+  // Its document, seed 004, lists errors: what it lists is always refused (ruling 28), and types, forms and
+  // values are told apart. Elsewhere every size and dtype that this library computes is accepted (rulings 10
+  // to 12) and every refusal is a value.
+  bool has_error_table;
   bool decodes;  // keys and values may be stored in pages, in int8, behind a prefix: StoredKeys
-  const char *num_heads, *num_key_value_heads, *scale, *atten_mask, *actual_seq_lengths,
-      *actual_seq_lengths_kv, *deq_scale1, *quant_scale1, *deq_scale2, *quant_scale2, *quant_offset2;
+  std::int64_t next_tokens, inner_precise;  // where the caller gives none
+  const char *num_heads, *scale, *atten_mask, *actual_seq_lengths, *actual_seq_lengths_kv, *deq_scale1,
+      *deq_scale2, *quant_scale2, *quant_offset2;
 
   // A word of StoredKeys as this interface spells it.
   const char* of(const char* word) const;
-  bool one_row() const {  // the interfaces whose query has one row
+  bool is_incre() const {  // whose query has one row, and whose lengths are those of the keys
     return interface == Interface::incre_flash_attention || interface == Interface::npu_incre_flash_attention;
   }
 

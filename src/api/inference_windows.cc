@@ -7,18 +7,16 @@
 #include "api/mask.h"
 #include "api/operands.h"
 #include "api/refuse.h"
+#include "fusion_attention/run.h"
 
 namespace fusion_attention {
 namespace {
 
 // Memory of one plane per sequence, nothing hidden.
 Overlay shown(const Problem& problem, Buffer& buffer) {
-  std::int64_t rows = 0, keys = 0, bytes = 0;
+  std::int64_t rows = 0, keys = 0;
   for (const Sequence& s : problem.sequences) rows = std::max(rows, s.rows), keys = std::max(keys, s.keys);
-  if (__builtin_mul_overflow(rows, keys, &bytes) ||
-      __builtin_mul_overflow(bytes, static_cast<std::int64_t>(problem.sequences.size()), &bytes)) {
-    throw Error(ErrorKind::memory, "workspace", "a mask of more bytes than 64 bits can count", "less");
-  }
+  const std::int64_t bytes = product({static_cast<std::int64_t>(problem.sequences.size()), rows, keys});
   std::uint8_t* data = buffer.bytes(std::max<std::int64_t>(bytes, 1));
   std::memset(data, 0, static_cast<std::size_t>(bytes));
   return {data, {rows * keys, 0, keys, 1}};
@@ -28,7 +26,7 @@ Overlay shown(const Problem& problem, Buffer& buffer) {
 
 void check_tree_mask(const Spelling& spelling, const Array& mask, Layout layout, const Problem& problem) {
   if (!mask) refuse(spelling.atten_mask, "None", "a tensor for sparse_mode 9");
-  check_mask_type(mask);
+  check_mask_type(spelling.atten_mask, mask);
   const auto batches = static_cast<std::int64_t>(problem.sequences.size());
   const std::int64_t rows = problem.query.rows();
   std::int64_t squares = 0;
@@ -85,6 +83,35 @@ Overlay window_overlay(const Overlay& mask, const Problem& problem, Buffer& buff
             mask.data[s.batch * mask.stride[0] + (s.row + i) * mask.stride[2] + (s.key + j) * mask.stride[3]];
   }
   return overlay;
+}
+
+void run_each(const Problem& whole) {
+  const TensorView& out = whole.output;  // contiguous, one batch entry
+  const std::int64_t bytes = bytes_of(out.dtype, out.heads() * out.rows() * out.channels());
+  Buffer buffer;
+  std::uint8_t* results = buffer.bytes(bytes);
+  std::memset(results, 0, static_cast<std::size_t>(bytes));
+  const auto rows_from = [](TensorView& view, const Sequence& sequence) {
+    view.data = static_cast<std::byte*>(view.data) + bytes_of(view.dtype, sequence.row * view.stride[2]);
+    view.shape[2] = sequence.rows;
+  };
+  Problem one = whole;
+  one.overlay.stride[0] = 0;
+  for (const Sequence& sequence : whole.sequences) {
+    one.query = whole.query;
+    one.output = whole.output;
+    one.output.data = results;
+    rows_from(one.query, sequence);
+    rows_from(one.output, sequence);
+    one.sequences = {sequence};
+    one.sequences[0].row = 0;
+    if (sequence.rows > 0) run(one);
+    one.overlay.data += whole.overlay.stride[0];
+    if (!one.statistics.max) continue;
+    one.statistics.max += sequence.rows * whole.query.heads();
+    one.statistics.sum += sequence.rows * whole.query.heads();
+  }
+  std::memcpy(out.data, results, static_cast<std::size_t>(bytes));
 }
 
 }  // namespace fusion_attention

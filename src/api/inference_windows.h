@@ -23,4 +23,9 @@ bool has_windows(const Problem& problem);
 // The mask of each sequence's own rows and keys, from one over the padded tensors. Dense layouts.
 Overlay window_overlay(const Overlay& mask, const Problem& problem, Buffer& buffer);
 
+// A problem whose overlay has a plane per packed sequence. An Overlay goes by the batch entry, so each
+// sequence is a problem of its own, with its rows of query and output; rows behind the last one are zero. The
+// output is written when all of them have run, so that a failure leaves it untouched.
+void run_each(const Problem& whole);
+
 }  // namespace fusion_attention

@@ -7,9 +7,9 @@
 
 namespace fusion_attention {
 
-void check_mask_type(const Array& mask) {
+void check_mask_type(const char* argument, const Array& mask) {
   if (mask.element != Element::boolean && mask.element != Element::uint8 && mask.element != Element::int8) {
-    refuse("atten_mask", std::string("dtype ") + name(mask.element), "bool, uint8 or int8");
+    refuse(argument, std::string("dtype ") + name(mask.element), "bool, uint8 or int8");
   }
 }
 

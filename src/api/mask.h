@@ -14,7 +14,7 @@ constexpr std::int64_t kCompressed = 2048;  // rows and keys of the mask that mo
 constexpr std::int64_t kPrefixRows = 3072;  // rows of the one of mode 6
 
 // All throw Error.
-void check_mask_type(const Array& mask);
+void check_mask_type(const char* argument, const Array& mask);
 void check_compressed_mask(const Array& mask, std::int64_t mode);
 Overlay overlay_of(const Array& mask, Layout layout, const Problem& problem);
 

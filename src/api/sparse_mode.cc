@@ -88,24 +88,12 @@ void check_sequence(std::int64_t mode, Layout layout, const Tokens& tokens, cons
   }
 }
 
-Band band_of(std::int64_t mode, const Tokens& tokens, const Sequence& sequence) {
-  const std::int64_t corner = sequence.keys - sequence.rows;
-  switch (mode) {
-    case 0:
-      return trimmed(-tokens.pre, tokens.next, sequence);
-    case 2:
-    case 8:
-      return trimmed(-Band::kFar, 0, sequence);
-    case 3:
-    case 5:
-    case 6:
-    case 7:
-      return trimmed(-Band::kFar, corner, sequence);
-    case 4:
-      return trimmed(corner - tokens.pre, corner + tokens.next, sequence);
-    default:
-      return {};
-  }
+// Rows i see keys i + lo … i + hi; ends that hide nothing become infinite.
+Band trimmed(std::int64_t lo, std::int64_t hi, const Sequence& sequence) {
+  Band band;
+  if (sequence.rows - 1 + lo > 0) band.lo = lo;
+  if (hi < sequence.keys - 1) band.hi = hi;
+  return band;
 }
 
 // Modes 7 and 8 cut one sequence of a packed batch short: the last and the first that has rows.
@@ -183,11 +171,24 @@ void apply_mask_and_prefix(const FusionAttentionOptions& options, std::vector<Se
 
 }  // namespace
 
-Band trimmed(std::int64_t lo, std::int64_t hi, const Sequence& sequence) {
-  Band band;
-  if (sequence.rows - 1 + lo > 0) band.lo = lo;
-  if (hi < sequence.keys - 1) band.hi = hi;
-  return band;
+Band band_of(std::int64_t mode, std::int64_t pre, std::int64_t next, const Sequence& sequence) {
+  const std::int64_t corner = sequence.keys - sequence.rows;
+  switch (mode) {
+    case 0:
+      return trimmed(-pre, next, sequence);
+    case 2:
+    case 8:
+      return trimmed(-Band::kFar, 0, sequence);
+    case 3:
+    case 5:
+    case 6:
+    case 7:
+      return trimmed(-Band::kFar, corner, sequence);
+    case 4:
+      return trimmed(corner - pre, corner + next, sequence);
+    default:
+      return {};
+  }
 }
 
 bool has_valid_prefix(const FusionAttentionOptions& options, const std::vector<Sequence>& sequences) {
@@ -201,7 +202,7 @@ bool has_valid_prefix(const FusionAttentionOptions& options, const std::vector<S
 void apply_sparse_mode(const FusionAttentionOptions& options, Layout layout, Problem& problem) {
   check_mode(options, layout);
   if (!options.atten_mask) return;  // full attention whatever the mode and the tokens say, as documented
-  check_mask_type(options.atten_mask);
+  check_mask_type("atten_mask", options.atten_mask);
   const std::int64_t mode = options.sparse_mode;
   if (mode < 2 || mode == 5) {
     problem.overlay = overlay_of(options.atten_mask, layout, problem);
@@ -211,7 +212,7 @@ void apply_sparse_mode(const FusionAttentionOptions& options, Layout layout, Pro
   const Tokens tokens = tokens_of(options);
   for (Sequence& sequence : problem.sequences) {
     check_sequence(mode, layout, tokens, sequence);
-    sequence.band = band_of(mode, tokens, sequence);
+    sequence.band = band_of(mode, tokens.pre, tokens.next, sequence);
   }
   if (mode == 5) apply_mask_and_prefix(options, problem.sequences);
   if (mode == 6) apply_prefixes(options, problem.sequences);

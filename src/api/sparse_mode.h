@@ -10,9 +10,9 @@
 
 namespace fusion_attention {
 
-// The band of rows i that see keys i + lo … i + hi. Ends that hide nothing become infinite, so that a band
-// which shows everything says so.
-Band trimmed(std::int64_t lo, std::int64_t hi, const Sequence& sequence);
+// The band of a mode 0 to 8 as all families have it, before mode 6's prefix and the cuts of 7 and 8. Ends
+// that hide nothing become infinite, so that a band which shows everything says so.
+Band band_of(std::int64_t mode, std::int64_t pre, std::int64_t next, const Sequence& sequence);
 
 // Sets the band of every sequence of `problem` and its overlay. Throws Error.
 void apply_sparse_mode(const FusionAttentionOptions& options, Layout layout, Problem& problem);

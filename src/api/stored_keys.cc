@@ -108,7 +108,7 @@ bool is_quantised(Element element) {
 }
 
 TensorView stored_view(const char* argument, const Array& array, Layout layout, const StoredKeys& words,
-                       const char* heads_name, std::int64_t heads) {
+                       std::int64_t heads) {
   const bool paged = static_cast<bool>(words.block_table);
   if (paged && (array.rank < 3 || array.rank > 4)) {
     refuse(argument, "rank " + number(array.rank),
@@ -116,7 +116,7 @@ TensorView stored_view(const char* argument, const Array& array, Layout layout, 
   }
   const bool int4 = array.element == Element::int32;
   TensorView view = view_with_heads(argument, int4 ? unpacked(argument, array) : array,
-                                    paged ? layout_of_pages(array) : layout, heads_name, heads);
+                                    paged ? layout_of_pages(array) : layout, "num_key_value_heads", heads);
   if (int4) view.dtype = Dtype::int4;
   if (paged && view.rows() != words.block_size) {
     refuse("block_size", number(words.block_size),

@@ -24,7 +24,7 @@ bool is_quantised(Element element);  // int8 or, eight to an int32, int4
 
 // key, value or key_rope as it is stored: [B, heads, Skv, D], or the pool [pages, heads, P, D].
 TensorView stored_view(const char* argument, const Array& array, Layout layout, const StoredKeys& words,
-                       const char* heads_name, std::int64_t heads);
+                       std::int64_t heads);
 
 // The most keys of its own that a sequence can have.
 std::int64_t most_keys(const StoredKeys& words, const TensorView& key);

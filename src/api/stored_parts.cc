@@ -1,5 +1,6 @@
 #include <algorithm>
 #include <string>
+#include <tuple>
 
 #include "api/operands.h"
 #include "api/refuse.h"
@@ -17,9 +18,14 @@ TensorView prefix_view(const char* argument, const Array& prefix, const Array& l
   }
   if (prefix.rank != rank_of(layout))
     refuse(argument, "rank " + number(prefix.rank), "rank " + number(rank_of(layout)));
-  const TensorView view = stored_view(argument, prefix, layout, {}, argument, stored.heads());
+  const bool other_heads =
+      !merges_heads(layout) && view_of(prefix, layout, stored.heads()).heads() != stored.heads();
+  if (other_heads) refuse(argument, shape_text(prefix), "key's " + number(stored.heads()) + " heads");
+  const TensorView view = stored_view(argument, prefix, layout, {}, stored.heads());
   if (view.batches() != 1 || view.channels() != stored.channels())
     refuse(argument, shape_text(prefix), "one batch entry of key's heads and channels");
+  if (is_quantised(prefix.element) && view.channels() > 1 && view.stride[3] != 1)
+    refuse(argument, "channels " + number(view.stride[3]) + " apart", "channels side by side");
   return view;
 }
 
@@ -55,6 +61,15 @@ Antiquant antiquant_of(const Spelling& spelling, const StoredKeys& words, bool k
           words.antiquant_mode};
 }
 
+// What says how to read scales that are not there.
+void check_without_scales(const Spelling& spelling, const StoredKeys& words) {
+  const std::string allowed = std::string(" without ") + spelling.of("key_antiquant_scale");
+  if (words.key_antiquant_offset) refuse(spelling.of("key_antiquant_offset"), "a tensor", "None" + allowed);
+  for (const auto& [mode, given] : {std::pair{"key_antiquant_mode", words.key_antiquant_mode},
+                                    std::pair{"value_antiquant_mode", words.value_antiquant_mode}})
+    if (given != 0) refuse(spelling.of(mode), number(given), "0" + allowed);
+}
+
 // Both or neither, and of one mode but for channels of key with tokens of value.
 void check_pairs(const Spelling& spelling, const StoredKeys& words) {
   const std::pair<const char*, const Array*> scales[] = {
@@ -71,7 +86,7 @@ void check_pairs(const Spelling& spelling, const StoredKeys& words) {
       }
     }
   }
-  if (!words.key_antiquant_scale) return;
+  if (!words.key_antiquant_scale) return check_without_scales(spelling, words);
   const std::int64_t key = words.key_antiquant_mode, value = words.value_antiquant_mode;
   if (key < 0 || key > 5) refuse(spelling.of("key_antiquant_mode"), number(key), "0 to 5");
   if (value != key && !(key == 0 && value == 1)) {
@@ -84,6 +99,8 @@ void check_stacked(const StoredKeys& words) {
   const std::int64_t mode = words.antiquant_mode;
   if (words.antiquant_offset && !words.antiquant_scale)
     refuse("antiquant_scale", "None", "a tensor beside antiquant_offset");
+  if (!words.antiquant_scale && mode != 0)
+    refuse("antiquant_mode", number(mode), "0 without antiquant_scale");
   if (words.antiquant_scale && (mode < 0 || mode > 1)) refuse("antiquant_mode", number(mode), "0 or 1");
   const Array &scale = words.antiquant_scale, &offset = words.antiquant_offset;
   if (scale && offset && shape_text(scale) != shape_text(offset))
@@ -127,12 +144,13 @@ TensorView read_stored_rope(const Spelling& spelling, const StoredKeys& words, c
                             Layout layout, const Problem& problem, Cache& cache) {
   const Array &query_rope = words.query_rope, &key_rope = words.key_rope;
   if (!query_rope && !key_rope) return {};
-  const std::pair<const char*, const Array*> ropes[] = {{"query_rope", &query_rope}, {"key_rope", &key_rope}};
-  for (const auto& [argument, rope] : ropes) {
-    if (!*rope) refuse(argument, "None", "a tensor: both rope parts or none");
-    if (rope->element != query.element) {
-      refuse(argument, std::string("dtype ") + name(rope->element),
-             std::string("query's dtype ") + name(query.element));
+  const std::tuple<const char*, const Array&, const char*> ropes[] = {{"query_rope", query_rope, "query"},
+                                                                      {"key_rope", key_rope, "query_rope"}};
+  for (const auto& [argument, rope, like] : ropes) {
+    if (!rope) refuse(argument, "None", "a tensor: both rope parts or none");
+    if (rope.element != query.element) {
+      refuse(argument, std::string("dtype ") + name(rope.element),
+             std::string(like) + "'s dtype " + name(query.element));
     }
   }
   if (words.key_shared_prefix) refuse("query_rope", "a tensor", "None with a shared prefix");
@@ -141,8 +159,7 @@ TensorView read_stored_rope(const Spelling& spelling, const StoredKeys& words, c
       view_with_heads("query_rope", query_rope, layout, spelling.num_heads, problem.query.heads());
   if (!words.block_table && key_rope.rank != rank_of(layout))
     refuse("key_rope", shape_text(key_rope), "key's rank");
-  cache.key_rope =
-      stored_view("key_rope", key_rope, layout, words, spelling.num_key_value_heads, problem.key.heads());
+  cache.key_rope = stored_view("key_rope", key_rope, layout, words, problem.key.heads());
   const auto alike = [](const TensorView& a, const TensorView& b) {
     return std::equal(a.shape.begin(), a.shape.begin() + 3, b.shape.begin());
   };
@@ -168,7 +185,7 @@ void apply_antiquant(const Spelling& spelling, const StoredKeys& words, Layout l
   }
   if (!key) {
     refuse("key", std::string("dtype ") + name(problem.key.dtype),
-           std::string("query's dtype without ") + spelling.of("key_antiquant_scale"));
+           std::string("a floating point dtype without ") + spelling.of("key_antiquant_scale"));
   }
   Cache& cache = problem.cache;
   const auto batches = static_cast<std::int64_t>(problem.sequences.size());

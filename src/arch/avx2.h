@@ -152,6 +152,7 @@ struct Avx2 {
     FA_INLINE static reg load(const float* p) { return _mm256_loadu_ps(p); }
     FA_INLINE static void store(float* p, reg a) { _mm256_storeu_ps(p, a); }
     FA_INLINE static reg zero() { return _mm256_setzero_ps(); }
+    FA_INLINE static reg add(reg a, reg b) { return _mm256_add_ps(a, b); }
     FA_INLINE static reg broadcast(const std::byte* p) {
       float unit;
       std::memcpy(&unit, p, 4);

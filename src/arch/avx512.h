@@ -27,6 +27,7 @@ struct Zmm {
   FA_INLINE static reg load(const float* p) { return _mm512_loadu_ps(p); }
   FA_INLINE static void store(float* p, reg a) { _mm512_storeu_ps(p, a); }
   FA_INLINE static reg zero() { return _mm512_setzero_ps(); }
+  FA_INLINE static reg add(reg a, reg b) { return _mm512_add_ps(a, b); }
   FA_INLINE static reg broadcast(const std::byte* p) {
     float unit;
     std::memcpy(&unit, p, 4);

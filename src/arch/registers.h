@@ -41,7 +41,7 @@ class Pace {
 
 // A sub-tile of C in registers. Registers says what a register is: reg, kFloats, kWeaves (whether there are
 // enough to spare for the pieces of a hook), load(const float*), store(float*, reg), zero(),
-// broadcast(const std::byte*) of one unit, and multiply<Format>(c, a, b) = c + a·b.
+// add(reg, reg), broadcast(const std::byte*) of one unit, and multiply<Format>(c, a, b) = c + a·b.
 template <class Registers, class Format, int Rows, int Span>
 struct SubTile {
   static_assert(Format::kPlanes == 1, "several planes are for tile units");
@@ -56,13 +56,13 @@ struct SubTile {
   FA_INLINE static std::size_t b_at(int r) {
     return r / kPerHalf * (kGroupBytes / 2) + r % kPerHalf * (kLine / kPerHalf);
   }
-  template <bool Load>
+  template <bool Accumulate>
   FA_INLINE void begin(const float* c) {
 #pragma GCC unroll 16
     for (int row = 0; row < Rows; ++row)
 #pragma GCC unroll 4
       for (int r = 0; r < Span; ++r)
-        sum[row][r] = Load ? Registers::load(c + c_at(row, r)) : Registers::zero();
+        sum[row][r] = Accumulate ? Registers::load(c + c_at(row, r)) : Registers::zero();
   }
   // Four units from a and b on; between(place) after each row of each unit.
   template <class Between>
@@ -83,16 +83,24 @@ struct SubTile {
       }
     }
   }
+  template <bool Accumulate>
   FA_INLINE void end(float* c) const {
 #pragma GCC unroll 16
     for (int row = 0; row < Rows; ++row)
 #pragma GCC unroll 4
-      for (int r = 0; r < Span; ++r) Registers::store(c + c_at(row, r), sum[row][r]);
+      for (int r = 0; r < Span; ++r) {
+        float* to = c + c_at(row, r);
+        Registers::store(to, Accumulate ? Registers::add(Registers::load(to), sum[row][r]) : sum[row][r]);
+      }
   }
 };
 
 // One sub-tile over the whole depth. a: its first row. b, c: its first column, of which c in a C block that
 // continues for Rows rows without a change of half.
+//
+// What C held joins at the end, so that no chain of roundings is longer than the depth of one block: begun
+// from C, the relative error of O in fp32 grew with the root of S, 1.2e-6 at S = 4096 instead of 4.2e-7.
+// Integers are exact in any order, and add() is that of floats.
 //
 // A hook that comes in pieces has them spread over the multiplications of a quad. All at once, the chain of
 // dependent operations in a row of softmax (50 cycles) keeps the instructions behind it from retiring until
@@ -101,9 +109,10 @@ struct SubTile {
 template <class Registers, class Format, bool Accumulate, int Rows, int Span, class Hook>
 FA_INLINE void sub_tile(const std::byte* a, const std::byte* b, float* c, int quads, Pace& pace, Hook& hook) {
   using Tile = SubTile<Registers, Format, Rows, Span>;
+  constexpr bool kExact = IntegerFormat<Format>;
   constexpr auto nothing = [](int) {};
   Tile tile;
-  tile.template begin<Accumulate>(c);
+  tile.template begin<Accumulate && kExact>(c);
   for (int left = quads; left > 0; left -= kGroupUnits / kQuad) {
     const int here = left < kGroupUnits / kQuad ? left : kGroupUnits / kQuad;
     for (int quad = 0; quad < here; ++quad) {
@@ -129,7 +138,7 @@ FA_INLINE void sub_tile(const std::byte* a, const std::byte* b, float* c, int qu
     a += kGroupBytes;
     b += kGroupBytes;
   }
-  tile.end(c);
+  tile.template end<Accumulate && !kExact>(c);
 }
 
 }  // namespace fusion_attention::arch

@@ -201,10 +201,11 @@ struct Scalar {
 
   template <class Format, bool Accumulate, int Columns, class Hook>
   FA_INLINE static void block(const Operands& o, float* c, Hook&& hook) {
+    constexpr bool kExact = IntegerFormat<Format>;  // a float C joins at the end: registers.h
     for (int row = 0; row < kBlock; ++row) {
       for (int half = 0; half < Columns; ++half) {
         float* out = c + c_offset(row, half);
-        vec sum = Accumulate ? load(out) : zero();
+        vec sum = Accumulate && kExact ? load(out) : zero();
         for (int i = 0; i < Format::kPlanes; ++i)
           for (int j = 0; j < Format::kPlanes && i + j <= Format::kOrder; ++j)
             for (int u = 0; u < o.units; ++u) {
@@ -214,7 +215,7 @@ struct Scalar {
                   o.b + j * o.b_plane + group + half * (kGroupBytes / 2) + u % kGroupUnits * kLine;
               sum = multiply_unit<Format>(sum, a, b);
             }
-        store(out, sum);
+        store(out, Accumulate && !kExact ? add(load(out), sum) : sum);
       }
       hook(row);
     }

@@ -10,6 +10,9 @@
 //       for step of 32 keys:      S(g) = Q·K(g)ᵀ, and between its multiplications the softmax of S(g−1)
 //       every round trip:         O += P·V, so that O is loaded and stored once per round_trip keys
 //
+// Chunks and round trips are anchored at key 0 of the sequence, whatever a task sees of them: they are the
+// order in which O is summed, which must not depend on how rows are divided among threads.
+//
 // The softmax of the last step of a block is woven into the first product of the next block: the pipeline
 // drains once per chunk only.
 #pragma once
@@ -87,11 +90,12 @@ class ForwardRun {
   void run() {
     for (std::int64_t b = 0; b < blocks(); ++b) start(b);
     const Interval reach = reached_keys(shape_, t_);
-    for (chunk_ = reach.begin; chunk_ < reach.end; chunk_ += a_.blocking.keys) {
-      const std::int64_t end = lesser(reach.end, chunk_ + a_.blocking.keys);
+    for (chunk_ = reach.begin; chunk_ < reach.end;) {
+      const std::int64_t end = lesser(reach.end, round_down(chunk_, a_.blocking.keys) + a_.blocking.keys);
       pack(end);
       for (std::int64_t b = 0; b < blocks(); ++b) attend(b, end);
       drain();
+      chunk_ = end;
     }
     for (std::int64_t b = 0; b < blocks(); ++b) finish(b);
   }
@@ -153,15 +157,19 @@ class ForwardRun {
       const int n = static_cast<int>(lesser(kBlock, end - key));
       const Rows<T> keys = keys_.step(key, n, end).rows;
       pack_b_transposed<Arch, Format>(keys, n, shape_.depth, packed_key(key));
-      const std::int64_t slice = (key - chunk_) / a_.blocking.round_trip,
-                         step = (key - chunk_) % a_.blocking.round_trip / kBlock;
       const Rows<T> values = value_in_key_ ? keys : values_.step(key, n, end).rows;
       for (int column = 0; column < at_.columns; ++column)
         nonfinite_ |= pack_depth<Arch, Format, false>(
             values, n, column * kBlock, lesser(kBlock, shape_.value_depth - column * kBlock),
-            a_.blocking.round_trip, packed_value(slice, column) + step * kStepGroups * kGroupBytes);
+            a_.blocking.round_trip,
+            packed_value(slice_of(key), column) + step_of(key) * kStepGroups * kGroupBytes);
     }
   }
+  // The round trip of the chunk that a key belongs to, and its step in it.
+  std::int64_t slice_of(std::int64_t key) const {
+    return key / a_.blocking.round_trip - chunk_ / a_.blocking.round_trip;
+  }
+  int step_of(std::int64_t key) const { return static_cast<int>(key % a_.blocking.round_trip / kBlock); }
   std::byte* packed_key(std::int64_t key) const {
     return scratch_ + at_.keys + (key - chunk_) / kBlock * at_.k;
   }
@@ -176,35 +184,40 @@ class ForwardRun {
     const bool everywhere = shape_.dropout.on || shape_.bias.kind != BiasKind::none;
     const std::int64_t last = lesser(bottom.end, end);
     for (std::int64_t key = greater(chunk_, round_down(top.begin, kBlock)); key < last;) {
-      const std::int64_t slice = (key - chunk_) / a_.blocking.round_trip;
-      const std::int64_t slice_key = chunk_ + slice * a_.blocking.round_trip;
-      const std::int64_t slice_end = lesser(last, slice_key + a_.blocking.round_trip);
-      const auto index_of = [&](std::int64_t at) { return static_cast<int>((at - slice_key) / kBlock); };
-      const std::int64_t first = key;
+      const std::int64_t end_of_slice =
+          lesser(last, round_down(key, a_.blocking.round_trip) + a_.blocking.round_trip);
       const std::uint32_t* kept = nullptr;
-      int begin = index_of(key);
-      // Steps that a dense mask hides from every row of the block are left out, and end a run of P.
-      Shown here = look(b, key);
-      for (; key < slice_end; key += kBlock) {
-        const Shown next = key + kBlock < slice_end ? look(b, key + kBlock) : Shown{};
-        const int index = index_of(key);
-        if (here.any) {
-          if (shape_.dropout.on && !kept) kept = draw(b, first, slice_end);
-          advance({.block = b,
-                   .slice = slice,
-                   .key = key,
-                   .begin = begin,
-                   .index = index,
-                   .general = everywhere || !here.all || key < bottom.begin || key + kBlock > top.end,
-                   .last = !next.any,
-                   .kept = kept ? kept + (index - index_of(first)) * kBlock : nullptr,
-                   .shown = here.words});
-        } else {
-          begin = index + 1;
-        }
-        here = next;
+      std::int64_t first = key;  // of the slice
+      // The next step that a dense mask does not hide from every row of the block.
+      const auto seen_from = [&](std::int64_t at, Shown& shown) {
+        for (; at < end_of_slice; at += kBlock)
+          if ((shown = look(b, at)).any) break;
+        return at;
+      };
+      Shown here, next;
+      key = first = seen_from(key, here);
+      for (std::int64_t next_key; key < end_of_slice; key = next_key, here = next) {
+        next_key = seen_from(key + kBlock, next);
+        if (shape_.dropout.on && !kept) kept = draw(b, first, end_of_slice);
+        advance({.block = b,
+                 .slice = slice_of(key),
+                 .key = key,
+                 .begin = step_of(first),
+                 .index = step_of(key),
+                 .general = everywhere || !here.all || key < bottom.begin || key + kBlock > top.end,
+                 .last = next_key >= end_of_slice,
+                 .kept = kept ? kept + (key - first) : nullptr,
+                 .shown = here.words});
+        if (next_key < end_of_slice) leave_out(step_of(key) + 1, step_of(next_key));
       }
     }
+  }
+
+  // P = 0 of steps that no row of the block sees, between steps that some do.
+  void leave_out(int begin, int end) {
+    for (int plane = 0; plane < Format::kPlanes; ++plane)
+      std::memset(scratch_ + at_.weights + plane * at_.p_plane + begin * kStepGroups * kGroupBytes, 0,
+                  static_cast<std::size_t>(end - begin) * kStepGroups * kGroupBytes);
   }
 
   // What the rows of a block see of a step through a dense mask, if there is one.
@@ -234,7 +247,7 @@ class ForwardRun {
     std::int64_t block = -1;               // none
     std::int64_t slice = 0;                // of the chunk
     std::int64_t key = 0;                  // first key
-    int begin = 0;                         // first step of the block in the slice
+    int begin = 0;                         // first step in the slice that the block sees
     int index = 0;                         // this step in the slice
     bool general = false;                  // some pair is hidden, or there is a bias or dropout
     bool last = false;                     // P of the slice is complete after it

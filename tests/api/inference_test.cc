@@ -152,6 +152,16 @@ TEST(Inference, LseIsInfiniteWhereNothingIsSeen) {
   EXPECT_EQ(lse[2], std::numeric_limits<float>::infinity());
 }
 
+TEST(Inference, DefaultsAreThoseOfTheDocument) {
+  const InferenceOptions prompt, fused(Interface::npu_fused_infer_attention_score);
+  EXPECT_EQ(prompt.interface, Interface::npu_prompt_flash_attention);
+  EXPECT_EQ(prompt.next_tokens, 0);
+  EXPECT_EQ(prompt.inner_precise, 1);
+  EXPECT_EQ(fused.next_tokens, InferenceOptions::kAllTokens);
+  EXPECT_EQ(fused.inner_precise, 0);
+  EXPECT_THROW(InferenceOptions(Interface::npu_fusion_attention), Error);
+}
+
 TEST(Inference, KindsOfRefusals) {
   const auto kind = [](Interface interface, const Array& x, const char* layout) {
     InferenceOptions words = options(4, layout);

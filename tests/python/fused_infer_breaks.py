@@ -67,6 +67,13 @@ def prefixed() -> dict:
     return dense(3) | {"key_shared_prefix": ones(1, 2, 5, 8), "value_shared_prefix": ones(1, 2, 5, 8)}
 
 
+def flat() -> dict:
+    """The same in BSH."""
+    words = {name: ones(1, 5, 16) for name in ("key_shared_prefix", "value_shared_prefix")}
+    operands = {"query": ones(2, 3, 32), "key": ones(2, 12, 16), "value": ones(2, 12, 16)}
+    return dense() | operands | words | {"input_layout": "BSH"}
+
+
 def prompt() -> dict:
     return dense(3) | {"actual_seq_lengths": [3, 2], "actual_seq_lengths_kv": [12, 7]}
 
@@ -87,18 +94,28 @@ def tree() -> dict:
     return dense(3) | mask | {"query_rope": ones(2, 4, 3, 8), "key_rope": ones(2, 2, 12, 8)}
 
 
+def int8_query() -> dict:
+    """Of version 2: scales per token and head, and rope channels."""
+    call = dense(3) | {"query_rope": ones(2, 4, 3, 8), "key_rope": ones(2, 2, 12, 8)}
+    scales = {f"{name}_antiquant_scale": ones(1, dtype=FLOAT) for name in ("key", "value")}
+    scales |= {"dequant_scale_query": ones(2, 4, 3, dtype=FLOAT), "query_quant_mode": 3}
+    return call | scales | {name: call[name].astype(np.int8) for name in ("query", "key", "value")}
+
+
 def incre() -> dict:
     return dense() | {"actual_seq_lengths_kv": [9, 5]}
 
 
 BASES = {
-    base.__name__: base for base in (dense, paged, int8, stacked, int4, prefixed, prompt, packed, tree, incre)
+    base.__name__: base
+    for base in (dense, paged, int8, stacked, int4, prefixed, flat, prompt, packed, tree, int8_query, incre)
 }
 # The legal calls that a function can take.
 OF = {
-    "v1": tuple(BASES),
-    "v2": ("dense", "paged", "int8", "int4", "prompt", "packed", "tree"),
+    "v1": tuple(name for name in BASES if name != "int8_query"),
+    "v2": ("dense", "paged", "int8", "int4", "prompt", "packed", "tree", "int8_query"),
     "incre": ("dense", "paged", "stacked", "incre"),
+    "mindspore": ("dense", "paged", "stacked", "incre"),
 }
 ALL = ("dense", "paged", "int8", "prompt", "packed", "incre")
 
@@ -172,6 +189,12 @@ BREAKS = [
         "not compressed",
         ("prompt", "packed"),
         lambda c: {"sparse_mode": 3, "atten_mask": plane(3, 12)},
+    ),
+    (
+        "atten_mask",
+        "a full one beside a mode that asks for none",
+        ("dense", "paged"),
+        lambda c: {"sparse_mode": 3, "atten_mask": plane(2, 12)},
     ),
     ("atten_mask", "2047 rows", ("prompt",), lambda c: {"sparse_mode": 2, "atten_mask": plane(2047, 2048)}),
     (
@@ -285,6 +308,35 @@ BREAKS = [
     ("value_antiquant_offset", "missing", ("int8",), lambda c: {"key_antiquant_offset": ones(2, 1, 8)}),
     ("key_antiquant_offset", "another shape", ("int8",), lambda c: offsets(ones(2, 1, 7))),
     ("key_antiquant_offset", "another dtype", ("int8",), lambda c: offsets(ones(2, 1, 8, dtype=FLOAT))),
+    ("key_antiquant_offset", "alone", ("dense", "prompt"), lambda c: offsets(ones(2, 1, 8))),
+    ("key_antiquant_offset", "of stacked scales", ("stacked",), lambda c: offsets(ones(2, 1, 8))),
+    (
+        "antiquant_scale",
+        "an offset alone",
+        ("dense", "int8"),
+        lambda c: {"antiquant_offset": ones(2, 2, 1, 8)},
+    ),
+    ("key_antiquant_mode", "alone", ("dense", "prompt"), lambda c: {"key_antiquant_mode": 1}),
+    ("value_antiquant_mode", "alone", ("dense", "prompt"), lambda c: {"value_antiquant_mode": 1}),
+    ("key_antiquant_mode", "of stacked scales", ("stacked",), lambda c: {"key_antiquant_mode": 1}),
+    ("antiquant_mode", "alone", ("dense", "prompt", "int8"), lambda c: {"antiquant_mode": 1}),
+    (
+        "key_antiquant_scale",
+        "channels apart",
+        ("int8",),
+        lambda c: {"key_antiquant_scale": ones(2, 1, 16)[..., ::2]},
+    ),
+    (
+        "atten_mask",
+        "floats",
+        ("dense", "incre"),
+        lambda c: {"atten_mask": plane(2, 1, 1, 12).astype(FLOAT)},
+    ),
+    ("block_table", "with an int8 query", ("paged",), lambda c: with_int8(c)),
+    ("antiquant_scale", "with an int8 query", ("stacked",), lambda c: with_int8(c)),
+    ("key_antiquant_scale", "with an int8 query", ("int8",), lambda c: with_int8(c)),
+    ("query_rope", "with an int8 query", ("tree",), lambda c: with_int8(c)),
+    ("key_shared_prefix", "with an int8 query", ("prefixed",), lambda c: with_int8(c)),
     ("kv_padding_size", "with pages", ("paged",), lambda c: {"kv_padding_size": np.array([1])}),
     ("kv_padding_size", "two numbers", ("incre", "prompt"), lambda c: {"kv_padding_size": np.array([1, 2])}),
     ("kv_padding_size", "a float", ("incre", "prompt"), lambda c: {"kv_padding_size": np.array([1.0])}),
@@ -309,6 +361,8 @@ BREAKS = [
     ("key_shared_prefix", "two", ("prefixed",), lambda c: {"key_shared_prefix": ones(2, 2, 5, 8)}),
     ("key_shared_prefix", "other heads", ("prefixed",), lambda c: {"key_shared_prefix": ones(1, 4, 5, 8)}),
     ("key_shared_prefix", "other channels", ("prefixed",), lambda c: {"key_shared_prefix": ones(1, 2, 5, 9)}),
+    ("key_shared_prefix", "another width", ("flat",), lambda c: {"key_shared_prefix": ones(1, 5, 15)}),
+    ("value_shared_prefix", "no width", ("flat",), lambda c: {"value_shared_prefix": ones(1, 5, 0)}),
     ("key_shared_prefix", "another dtype", ("prefixed",), lambda c: {"key_shared_prefix": bf16(1, 2, 5, 8)}),
     (
         "value_shared_prefix",
@@ -345,7 +399,39 @@ BREAKS = [
     ("quant_scale2", "halves", ("dense", "prompt"), lambda c: {"quant_scale2": ones(1)}),
     ("quant_offset2", "alone", ("dense", "prompt"), lambda c: {"quant_offset2": ones(1, dtype=FLOAT)}),
     ("query_quant_mode", "3", ("dense",), lambda c: {"query_quant_mode": 3}),
-    ("out_dtype", "given", ("dense",), lambda c: {"out_dtype": 5}),
+    ("out_dtype", "of floats", ("dense",), lambda c: {"out_dtype": 5}),
+    ("out_dtype", "not the rope's", ("int8_query",), lambda c: {"out_dtype": 15}),
+    ("out_dtype", "int8", ("int8_query",), lambda c: {"out_dtype": np.int8}),
+    ("out_dtype", "no dtype", ("dense", "int8_query"), lambda c: {"out_dtype": "half"}),
+    ("out_dtype", "no number of one", ("int8_query",), lambda c: {"out_dtype": 290}),
+    ("query_quant_mode", "0", ("int8_query",), lambda c: {"query_quant_mode": 0}),
+    ("dequant_scale_query", "missing", ("int8_query",), lambda c: {"dequant_scale_query": None}),
+    ("dequant_scale_query", "halves", ("int8_query",), lambda c: {"dequant_scale_query": ones(2, 4, 3)}),
+    (
+        "dequant_scale_query",
+        "other heads",
+        ("int8_query",),
+        lambda c: {"dequant_scale_query": ones(2, 2, 3, 1, dtype=FLOAT)},
+    ),
+    (
+        "dequant_scale_query",
+        "one number",
+        ("int8_query",),
+        lambda c: {"dequant_scale_query": ones(1, dtype=FLOAT)},
+    ),
+    (
+        "dequant_scale_query",
+        "of floats",
+        ("dense", "int8"),
+        lambda c: {"dequant_scale_query": ones(2, 4, 1, dtype=FLOAT), "query_quant_mode": 3},
+    ),
+    ("query_rope", "missing", ("int8_query",), lambda c: {"query_rope": None, "key_rope": None}),
+    ("query_rope", "float32", ("int8_query",), lambda c: {"query_rope": ones(2, 4, 3, 8, dtype=FLOAT)}),
+    ("query_rope", "int8", ("int8_query",), lambda c: {"query_rope": ones(2, 4, 3, 8, dtype=np.int8)}),
+    ("key_rope", "another dtype", ("int8_query", "tree"), lambda c: {"key_rope": bf16(2, 2, 12, 8)}),
+    ("key", "of floats", ("int8_query",), lambda c: {"key": ones(2, 2, 12, 8)}),
+    ("value", "of floats", ("int8_query",), lambda c: {"value": ones(2, 2, 12, 8)}),
+    ("key", "without scales", ("int8_query",), lambda c: without(c)),
 ]
 
 
@@ -369,6 +455,12 @@ def entry(call, row, column, value):
     table = call["block_table"].copy()
     table[row, column] = value
     return {"block_table": table}
+
+
+def with_int8(call):
+    """Of the interfaces that take integers in all three."""
+    scales = {name: ones(1, dtype=FLOAT) for name in ("dequant_scale1", "quant_scale1", "dequant_scale2")}
+    return scales | {name: call[name].astype(np.int8) for name in ("query", "key", "value")}
 
 
 def without(call):

@@ -153,6 +153,8 @@ def options(d: Draw) -> None:
     """Mask, position bias, rope, sink, what is returned."""
     if "key_shared_prefix" not in d.call and d.which != "incre" and d.chance(0.25):
         rope(d)
+        if d.which == "v2" and d.quantised == "int8" and d.dtype != "float32":
+            quantised_query(d)
     if d.chance(0.6):
         mask(d, compressed_mask)
     if not d.packed and d.chance(0.25):
@@ -165,6 +167,17 @@ def options(d: Draw) -> None:
     if d.chance(0.3):
         d.call["inner_precise"] = int(d.pick([0, 1] if d.rows == 1 else [0, 1, 2, 3]))
         d.say(f"inner_precise={d.call['inner_precise']}")
+
+
+def quantised_query(d: Draw) -> None:
+    """int8, a scale for each token and head."""
+    query = d.call["query"]
+    shape = (*query.shape[:2], d.heads) if d.layout == "BSH" else query.shape[:-1]
+    d.call["query"] = d.rng.integers(-128, 128, query.shape).astype(np.int8)
+    scale = d.rng.uniform(0.003, 0.02, shape).astype(np.float32)
+    d.call["dequant_scale_query"] = scale if d.chance(0.5) else scale[..., None]
+    d.call["query_quant_mode"] = 3
+    d.say("int8 query")
 
 
 def rope(d: Draw) -> None:

@@ -161,7 +161,7 @@ def drop_axis(d: Draw, mode: int) -> None:
             continue
         if mode == 0 and x.size == 2:
             d.call[name] = x.reshape(2)
-        elif shapeless(x.shape, d) or (mode == 1 and x.ndim == 4):
+        elif x.ndim == 4 if mode == 1 else shapeless(x.shape, d):
             d.call[name] = x.reshape(2, *x.shape[2:])
 
 

@@ -17,6 +17,7 @@ from statement_cache import (
     layouts,
     left,
     per_sequence,
+    read,
     sequences,
     stored,
 )
@@ -33,7 +34,7 @@ class FusedInfer:
         self.layout, self.output = layouts(call["input_layout"])
         self.packed = self.layout in PACKED
         self.heads, self.kv_heads = heads_of(call)
-        query = by_head(np.asarray(call["query"], np.float64), self.layout, self.heads)
+        query = by_head(self._query(), self.layout, self.heads)
         if call.get("query_rope") is not None:
             rope = by_head(np.asarray(call["query_rope"], np.float64), self.layout, self.heads)
             query = np.concatenate([query, rope], -1)
@@ -42,6 +43,16 @@ class FusedInfer:
         entries = [0] * len(self.q_lens) if self.packed else range(len(self.q_lens))
         self.q = [query[b][:, a : a + n] for b, a, n in zip(entries, self.q_first, self.q_lens)]
         self.k, self.v = stored(call, dtype)
+
+    def _query(self) -> np.ndarray:
+        """Numbers of `dtype`; an int8 query with scales is read as stored keys are (our definition)."""
+        query, scale = np.asarray(self.call["query"]), self.call.get("dequant_scale_query")
+        if scale is None:
+            return query.astype(np.float64)
+        by_row = query.reshape(*scale.shape[: 2 if self.packed else 3], -1)
+        return read(by_row, (scale.reshape(*by_row.shape[:-1], 1), np.float32(0)), self.dtype).reshape(
+            query.shape
+        )
 
     @property
     def single(self) -> bool:

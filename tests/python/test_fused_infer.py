@@ -20,6 +20,7 @@ SEEDS = [*range(COUNT // 2), *(FRESH + i for i in range(COUNT - COUNT // 2))]
 KINDS = ("v1", "v2", "incre", "v1")
 NAMES = {
     "incre": "npu_incre_flash_attention",
+    "mindspore": "incre_flash_attention",
     "v1": "npu_fused_infer_attention_score",
     "v2": "npu_fused_infer_attention_score_v2",
 }

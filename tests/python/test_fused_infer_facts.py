@@ -4,19 +4,16 @@ from __future__ import annotations
 
 import inspect
 import math
-from pathlib import Path
 
 import fusion_attention
 import ml_dtypes
 import numpy as np
 import pytest
 from family_options import compressed_mask
-from fusion_attention.inference import page
-from fusion_attention.inference.decode import FUNCTIONS
 from fusion_attention.inference.numpy import npu_fused_infer_attention_score as attend
+from test_family_calls import to_torch
 
 MOST = 2147483647
-DOCS = Path(__file__).parents[2] / "docs"
 _INTEGER = (
     "dequant_scale1=None, quant_scale1=None, dequant_scale2=None, quant_scale2=None, quant_offset2=None"
 )
@@ -59,13 +56,6 @@ def test_signatures_of_the_documents(front, name):
     assert str(inspect.signature(function)) == f"({DOCUMENTED[name]})"
     for argument in inspect.signature(function).parameters:
         assert f"    {argument} (" in function.__doc__
-
-
-def test_the_page_is_current():
-    assert (DOCS / page.PAGE.name).read_text() == page.page(), (
-        "run: python -m fusion_attention.inference.page"
-    )
-    assert {function.name for function in FUNCTIONS} == DOCUMENTED.keys()
 
 
 def normal(seed, *shape, dtype=np.float16):
@@ -154,6 +144,69 @@ def test_one_row_ignores_mode_tokens_and_its_length():
     np.testing.assert_array_equal(attend(**call(sparse_mode=3))[0], plain)
 
 
+def test_what_the_documents_ignore():
+    """Padding without lengths, that of one row, a page size without pages, stacked scales beside others."""
+    rows = call(query=normal(6, 2, 4, 3, 32))
+    for name in ("query_padding_size", "kv_padding_size"):
+        np.testing.assert_array_equal(attend(**rows, **{name: np.array([1])})[0], attend(**rows)[0])
+    words = {"query_padding_size": np.array([1]), "actual_seq_lengths": [1], "block_size": 7}
+    np.testing.assert_array_equal(attend(**call(**words))[0], attend(**call())[0])
+    numbers = np.random.default_rng(7).integers(-9, 9, (2, 2, 40, 32)).astype(np.int8)
+    scale = np.full(1, 0.25, np.float16)
+    words = {"key": numbers, "value": numbers, "key_antiquant_scale": scale, "value_antiquant_scale": scale}
+    stacked = {"antiquant_scale": np.ones(2, np.float16), "antiquant_offset": np.ones(2, np.float16)}
+    np.testing.assert_array_equal(attend(**call(**words, **stacked))[0], attend(**call(**words))[0])
+
+
+@pytest.mark.parametrize("front", ["numpy", "torch"])
+@pytest.mark.parametrize("layout", ["BSND", "BNSD", "BSH", "TND", "NTD"])
+@pytest.mark.parametrize("dtype", [np.float16, ml_dtypes.bfloat16])
+def test_an_int8_query_is_the_call_on_what_it_means(dtype, layout, front):
+    """Absorbed MLA over pages: dequantised by token and head, then as any query of the rope's dtype."""
+    module = pytest.importorskip(f"fusion_attention.inference.{front}")
+    sizes = {"B": 2, "S": 3, "N": 4, "T": 6}
+    leading = [sizes[axis] for axis in layout.replace("H", "N").rstrip("D")]
+    rng = np.random.default_rng(8)
+    query = rng.integers(-128, 128, (*leading, 32)).astype(np.int8)
+    scale = rng.uniform(0.002, 0.02, leading).astype(np.float32)
+    meant = (query.astype(np.float32) * scale[..., None]).astype(dtype)
+    rope = normal(9, *leading, 8).astype(dtype)
+    if layout == "BSH":
+        query, meant, rope = (x.reshape(2, 3, -1) for x in (query, meant, rope))
+    pool = rng.integers(-128, 128, (6, 4, 32)).astype(np.int8)
+    words = {"num_query_heads": 4, "num_key_value_heads": 1, "input_layout": layout, "softmax_scale": 0.2}
+    words |= {"block_table": np.array([[5, 1, 0], [2, 4, 3]], np.int32), "block_size": 4}
+    words |= {"actual_seq_kvlen": [11, 6], "key_rope": normal(10, 6, 4, 8).astype(dtype), "query_rope": rope}
+    words |= {f"dequant_scale_{name}": np.full(1, 0.01, np.float32) for name in ("key", "value")}
+    words |= {"return_softmax_lse": True}
+    if "T" in layout:
+        words["actual_seq_qlen"] = [3, 6]
+
+    def results(query, **more):
+        arrays = {"query": query, "key": pool, "value": pool} | words | more
+        if front == "torch":
+            arrays = {name: to_torch(x) if isinstance(x, np.ndarray) else x for name, x in arrays.items()}
+        found = module.npu_fused_infer_attention_score_v2(**arrays)
+        return [np.asarray(x.float() if front == "torch" else x, np.float32) for x in found], found[0].dtype
+
+    expected, type_of_floats = results(meant)
+    number = {np.float16: 5, ml_dtypes.bfloat16: 15}[dtype]
+    for given, out_dtype in (
+        (scale, None),
+        (scale[..., None], number),
+        (scale, type_of_floats),
+        (scale, dtype),
+    ):
+        also = {"query_quant_mode": 3, "out_dtype": out_dtype}
+        found, type_of_result = results(query, dequant_scale_query=given, **also)
+        assert type_of_result == type_of_floats
+        for one, other in zip(found, expected):
+            np.testing.assert_array_equal(one, other)
+    strided = np.repeat(query, 2, -1)[..., ::2], np.repeat(scale, 2, 0)[::2]
+    found, _ = results(strided[0], dequant_scale_query=strided[1], query_quant_mode=3)
+    np.testing.assert_array_equal(found[0], expected[0])
+
+
 def test_a_sink_of_a_row_that_sees_nothing_is_its_logarithm():
     from fusion_attention.inference.numpy import npu_fused_infer_attention_score_v2
 
@@ -201,6 +254,24 @@ def test_tracing_knows_the_shapes(layout):
         fakes = [mode.from_tensor(x) for x in tensors]
         for real, fake in zip((out, lse), front(*fakes, **words)):
             assert (fake.shape, fake.dtype) == (real.shape, real.dtype)
+
+
+def test_tracing_knows_the_dtype_of_an_int8_query():
+    torch = pytest.importorskip("torch")
+    from fusion_attention.inference.torch import npu_fused_infer_attention_score_v2 as front
+
+    stored = torch.ones(1, 1, 2, 16, dtype=torch.int8)
+    rope = torch.ones(1, 1, 2, 8, dtype=torch.bfloat16)
+    words = {f"dequant_scale_{name}": torch.ones(1) for name in ("key", "value")}
+    words |= {"dequant_scale_query": torch.ones(1, 1, 2), "query_rope": rope, "key_rope": rope}
+
+    def call(query, words):
+        return front(query, query, query, **words, query_quant_mode=3, input_layout="BNSD")[0]
+
+    with torch._subclasses.FakeTensorMode() as mode:
+        fakes = {name: mode.from_tensor(x) for name, x in words.items()}
+        fake = call(mode.from_tensor(stored), fakes)
+    assert (fake.dtype, fake.shape) == (torch.bfloat16, call(stored, words).shape)
 
 
 def test_compiled_with_pages_and_lengths_that_change():

@@ -10,13 +10,10 @@ import inspect
 
 import numpy as np
 import pytest
+from argument_names import PARAMETERS, check_names, respelled
 from fused_infer_breaks import BASES, BREAKS, OF
-from fused_infer_draw import INCRE, V2, spelled
 from test_family_calls import to_torch
 from test_fused_infer import NAMES
-
-V2_NAMES = V2 | {"quant_scale2": "quant_scale_out", "quant_offset2": "quant_offset_out"}
-OUTPUT_SCALES = ("quant_scale2", "quant_offset2")
 
 
 def function(front: str, which: str):
@@ -25,21 +22,12 @@ def function(front: str, which: str):
 
 
 def in_words_of(call: dict, which: str) -> dict:
-    words = spelled(call, which)
-    if which == "v2":
-        words = {V2_NAMES.get(name, name): word for name, word in words.items()}
-    return words
+    return {respelled(name, NAMES[which]): word for name, word in call.items()}
 
 
 def cases():
-    from fusion_attention.inference.decode import FUSED, FUSED_V2, NPU_INCRE
-
-    known = {
-        which: {name for name, _, _ in table.parameters()}
-        for which, table in (("incre", NPU_INCRE), ("v1", FUSED), ("v2", FUSED_V2))
-    }
     for argument, what, bases, change in BREAKS:
-        for which in ("v1", "v2", "incre"):
+        for which in OF:
             for base in bases:
                 if base not in OF[which]:
                     continue
@@ -51,8 +39,8 @@ def cases():
                     if word is not None or name in changed
                 }
                 words = in_words_of(broken, which)
-                if words.keys() <= known[which]:
-                    named = {"v1": {}, "v2": V2_NAMES, "incre": INCRE}[which].get(argument, argument)
+                if words.keys() <= PARAMETERS[NAMES[which]]:
+                    named = respelled(argument, NAMES[which])
                     yield pytest.param(which, words, named, id=f"{which}-{base}-{argument}-{what}")
 
 
@@ -76,6 +64,7 @@ def test_refused(which, words, named):
     sentence = str(refusal.value)
     assert sentence.startswith(f"{named}: got "), sentence
     assert "\n" not in sentence
+    check_names(sentence, NAMES[which])
     for name, word in copies.items():
         np.testing.assert_array_equal(word, words[name])
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import fusion_attention
 import numpy as np
 import pytest
+from argument_names import PARAMETERS
 from fusion_attention import _core
 from test_fused_infer_malformed import function, in_words_of
 
@@ -57,7 +58,25 @@ def rope():
     return operands((1, 1, 1, 128), (1, 1, 1, 128)) | ropes
 
 
+def int8_query(depth=512, **more):
+    ropes = {name: np.ones((1, 1, 1, 64), np.float16) for name in ("query_rope", "key_rope")}
+    scales = {f"{name}_antiquant_scale": np.ones(1, np.float32) for name in ("key", "value")}
+    words = {"dequant_scale_query": np.ones((1, 1, 1), np.float32), "query_quant_mode": 3}
+    shape = (1, 1, 1, depth)
+    stored = {name: np.ones(shape, np.int8) for name in ("key", "value")}
+    return operands(shape, shape, dtype=np.int8) | stored | ropes | scales | words | more
+
+
+def both(word, x):
+    return {f"{name}_antiquant_{word}": x for name in ("key", "value")}
+
+
 CASES = {
+    "decode-int8-depth": lambda: int8_query(128),
+    "decode-int8-mode": lambda: int8_query(**both("mode", 2)),
+    "decode-int8-scale": lambda: int8_query(**both("scale", np.ones(1, np.float16))),
+    "decode-int8-offset": lambda: int8_query(**both("offset", np.zeros(1, np.float32))),
+    "decode-int8-output": lambda: int8_query(quant_scale2=np.ones(1, np.float32)),
     "decode-batch": lambda: operands((65537, 1, 1, 16), (65537, 1, 1, 16)),
     "decode-heads": lambda: operands((1, 257, 1, 16), (1, 257, 1, 16)),
     "decode-group": lambda: operands((1, 65, 1, 16), (1, 1, 1, 16)),
@@ -89,6 +108,7 @@ def test_every_row(key, interface):
         attend(**words)
     sentence = str(refused.value)
     assert sentence.startswith(f"{argument}: got "), sentence
+    assert argument in PARAMETERS[interface]
     assert f"allowed is {allowed} by the document of {interface} (strict mode; " in sentence
 
 
@@ -99,5 +119,6 @@ def test_every_row_has_a_call():
 def test_documented_calls_pass():
     with fusion_attention.strict():
         function("numpy", "v1")(**operands((2, 4, 1, 64), (2, 2, 40, 64)))
+        function("numpy", "v2")(**in_words_of(int8_query(), "v2"))
         function("numpy", "v1")(**paged(16, flat=True, layout="BSND"))
         function("numpy", "incre")(**in_words_of(paged(128), "incre"))

@@ -17,6 +17,7 @@ import ml_dtypes
 import numpy as np
 import pytest
 import torch
+from argument_names import check_names
 from test_family_calls import to_torch
 
 F16, BF16, I8, F32 = np.float16, ml_dtypes.bfloat16, np.int8, np.float32
@@ -196,6 +197,7 @@ def test_mindspores_entry(row, error, argument, call, front, strict):
     assert caught.type is error
     assert re.match(rf"{argument}: got .+, allowed is .+", str(caught.value)), str(caught.value)
     assert "\n" not in str(caught.value)
+    check_names(str(caught.value), "prompt_flash_attention")
 
 
 def test_the_legal_calls_are_legal():
@@ -297,6 +299,7 @@ def test_torch_npus_entry(row, error, argument, call, front):
         fusion_attention.npu_prompt_flash_attention(**given)
     spelled = argument.replace("attn_mask", "atten_mask")
     assert re.match(rf"{spelled}: got .+, allowed is .+", str(caught.value)), str(caught.value)
+    check_names(str(caught.value), "npu_prompt_flash_attention")
     if error is not TypeError:
         assert caught.type is RuntimeError
 

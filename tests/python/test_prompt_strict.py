@@ -5,6 +5,7 @@ import re
 import fusion_attention
 import numpy as np
 import pytest
+from argument_names import PARAMETERS
 from fusion_attention import _core
 from fusion_attention._elements import ELEMENTS
 from fusion_attention.inference import numpy as front
@@ -96,6 +97,7 @@ def test_every_row(key, interface):
     sentence = f"{argument}: got .+, allowed is {re.escape(allowed)} by the document of {interface} "
     with pytest.raises(RuntimeError, match=sentence):
         read(key, interface, True)
+    assert argument in PARAMETERS[interface]
 
 
 def test_every_row_has_a_call():

@@ -24,12 +24,14 @@
 
 namespace fusion_attention {
 
-// Every argument after query, key and value under torch_npu's spelling, with npu_prompt_flash_attention's
-// defaults. Interfaces that have no such argument leave it alone.
+// Every argument after query, key and value under torch_npu's spelling, with the defaults of its interface.
+// Interfaces that have no such argument leave it alone.
 struct InferenceOptions {
   static constexpr std::int64_t kAllTokens = 2147483647;
 
-  Interface interface = Interface::npu_prompt_flash_attention;
+  explicit InferenceOptions(Interface of = Interface::npu_prompt_flash_attention);
+
+  Interface interface;
   std::int64_t num_heads = 1;            // N of query
   std::int64_t num_key_value_heads = 0;  // 0: as many; else a divisor of N
   // BSH, BNSD, BSND, BNSD_BSND, TND, in either case; fused infer: NTD and more outputs, too.
@@ -39,7 +41,7 @@ struct InferenceOptions {
   Array atten_mask;              // bool, uint8, int8 or float16, non-zero hides
   std::int64_t sparse_mode = 0;  // 0 … 4, fused infer 9 (a tree), too; all but 0 need a mask
   std::int64_t pre_tokens = kAllTokens;
-  std::int64_t next_tokens = 0;
+  std::int64_t next_tokens;  // 0 of the prompt operators, else kAllTokens
 
   // Rows of query and keys that take part, one number per batch entry or one for all; TND: cumulative ends.
   std::optional<std::vector<std::int64_t>> actual_seq_lengths, actual_seq_lengths_kv;
@@ -50,11 +52,18 @@ struct InferenceOptions {
   Array deq_scale1, quant_scale1, deq_scale2;
   Array quant_scale2, quant_offset2;
 
+  // fused infer, version 2: an int8 query beside int8 keys and values, with rope channels of a floating type,
+  // in which the call is computed. float32 of query's shape but for its D (or 1); mode 3, per token and head.
+  Array dequant_scale_query;
+  std::int64_t query_quant_mode = 0;
+  std::optional<Element> out_dtype;  // that of the rope channels
+
   StoredKeys stored;     // of the interfaces that decode
   Array learnable_sink;  // [N], any floating type
 
-  Array padding_mask;              // must be absent, as documented
-  std::int64_t inner_precise = 1;  // float16: 1 and 3 round Q·Kᵀ to float16 once
+  Array padding_mask;  // must be absent, as documented
+  // float16: 1 and 3 round Q·Kᵀ to float16 once. 0 of fused infer, else 1.
+  std::int64_t inner_precise;
 
   std::optional<bool> strict;  // families/strict.h; absent: the environment decides
 };

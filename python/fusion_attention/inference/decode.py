@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import Any
 
 from fusion_attention._table import FLOATING, INT_MAX, Argument
-from fusion_attention.inference.table import BY_NAME, Function
+from fusion_attention.inference.table import BY_NAME, NPU_PROMPT, PROMPT, Function
 
 _CACHE = "query's dtype, int8, or int32 of eight int4 (the first in the lowest bits)"
 _SCALES = "query's dtype or float32; per token float32"
@@ -20,45 +20,43 @@ def _tensor(name: str, says: str, dtypes: str, source: str = _SOURCE) -> Argumen
     return Argument(name, "tensor", says, None, dtypes, source)
 
 
-def _unused(name: str, default: Any = None) -> Argument:
+def _unused(name: str) -> Argument:
     """An argument that the documents reserve."""
-    return Argument(name, "unused", f"must be {default}", default, source="inference-ops B.4")
+    return Argument(name, "unused", "must be None", None, source="inference-ops B.4")
 
 
 STORED = (
     _tensor(
         "block_table",
-        "[B, pages of the longest sequence]: page t of a sequence lies in the pool at this index; "
-        "entries behind a "
-        "sequence's last page are not read",
+        "[B, pages of the longest sequence]: page t of a sequence lies in the pool at this index; entries "
+        "behind a sequence's last page are not read",
         "int32",
     ),
     _tensor(
         "query_padding_size",
-        "one number: rows end that many before Sq. Needs actual_seq_lengths",
+        "one number, below 0 means 0: rows end that many before Sq. Without actual_seq_lengths, and with "
+        "one row, it is ignored, as documented",
         "int64",
     ),
     _tensor(
         "kv_padding_size",
-        "one number, below 0 means 0: keys end that many before Skv. Needs the lengths of the keys; "
-        "one row whose "
-        "window would begin before key 0 is 0",
+        "one number, below 0 means 0: keys end that many before Skv. Without the lengths of the keys it is "
+        "ignored, as documented; one row whose window would begin before key 0 is 0",
         "int64",
     ),
     _tensor(
         "antiquant_scale",
-        "of int8 or int4 key and value, stacked: x = (stored + offset)·scale. antiquant_mode 0: [2], "
-        "[2, Nkv, 1, D], [2, Nkv, D] or [2, Nkv·D]; 1: [2, B, Skv]",
+        "of int8 or int4 key and value, stacked: x = (stored + offset)·scale. antiquant_mode 0: [2], [2, "
+        "Nkv, 1, D], [2, Nkv, D] or [2, Nkv·D]; 1: [2, B, Skv]",
         _SCALES,
     ),
     _tensor("antiquant_offset", "shaped like antiquant_scale; None: 0", "antiquant_scale's"),
     _tensor(
         "key_antiquant_scale",
-        "of key, before the stacked one. key_antiquant_mode 0: [1], [Nkv, 1, D], [Nkv, D], [Nkv·D], "
-        "each with any "
-        "leading 1; 1 per token: [B, Skv] or [1, B, Skv]; 2 per head: [Nkv]; 3 per token and head: [B, "
-        "Nkv, Skv]; "
-        "4 per token in pages: [pages, P]; 5 with heads: [pages, Nkv, P]",
+        "of key; where it is given antiquant_scale and what belongs to it are ignored, as documented. "
+        "key_antiquant_mode 0: [1], [Nkv, 1, D], [Nkv, D], [Nkv·D], each with any leading 1; 1 per token: "
+        "[B, Skv] or [1, B, Skv]; 2 per head: [Nkv]; 3 per token and head: [B, Nkv, Skv]; 4 per token in "
+        "pages: [pages, P]; 5 with heads: [pages, Nkv, P]",
         _SCALES,
     ),
     _tensor("key_antiquant_offset", "shaped like key_antiquant_scale; None: 0", "its scale's"),
@@ -79,11 +77,43 @@ STORED = (
         "query's dtype",
     ),
     _tensor("key_rope", "the same of key, paged as key is", "query's dtype"),
-    Argument("block_size", "symint", "P, any number that the pools have", 0, source=_SOURCE),
-    Argument("antiquant_mode", "int", "0 per tensor or channel, 1 per token", 0, source=_SOURCE),
-    Argument("key_antiquant_mode", "int", "0 to 5, see key_antiquant_scale", 0, source=_SOURCE),
+    Argument(
+        "block_size",
+        "symint",
+        "P, any number that the pools have; without block_table it is ignored",
+        0,
+        source=_SOURCE,
+    ),
+    Argument(
+        "antiquant_mode",
+        "int",
+        "0 per tensor or channel, 1 per token; 0 without antiquant_scale",
+        0,
+        source=_SOURCE,
+    ),
+    Argument("key_antiquant_mode", "int", "0 to 5, see key_antiquant_scale; 0 without it", 0, source=_SOURCE),
     Argument("value_antiquant_mode", "int", "key_antiquant_mode, or 1 where that is 0", 0, source=_SOURCE),
     Argument("softmax_lse_flag", "bool", "whether softmax_lse is computed", False, source=_SOURCE),
+    _tensor(
+        "dequant_scale_query",
+        "of an int8 query, query's shape without its D, or with 1 for it; BSH: [B, Sq, N]",
+        "float32",
+        "inference-ops B.4",
+    ),
+    Argument(
+        "query_quant_mode",
+        "int",
+        "3, per token and head, with dequant_scale_query; else 0",
+        0,
+        source="inference-ops B.4",
+    ),
+    Argument(
+        "out_dtype",
+        "dtype",
+        "of an int8 query, query_rope's dtype (a dtype or torch's number of it); else None",
+        None,
+        source="inference-ops B.4",
+    ),
     _tensor(
         "learnable_sink",
         "[N]: one more logit per head, which joins the sum of the weights and has no value",
@@ -96,19 +126,11 @@ _DTYPES = " ".join(
     f"{name}_dtype"
     for name in (
         *("query", "key", "value", "query_rope", "key_rope", "key_shared_prefix", "value_shared_prefix"),
-        *("dequant_scale_query", "dequant_scale_key", "dequant_scale_value", "dequant_scale_key_rope", "out"),
+        *("dequant_scale_query", "dequant_scale_key", "dequant_scale_value", "dequant_scale_key_rope"),
     )
 )
-_UNUSED = (
-    *("key_rope_antiquant_scale", "dequant_scale_query", "dequant_scale_key_rope", "quant_scale_p"),
-    *_DTYPES.split(),
-)
-ROWS = (
-    BY_NAME
-    | {row.name: row for row in STORED}
-    | {name: _unused(name) for name in _UNUSED}
-    | {"query_quant_mode": _unused("query_quant_mode", 0)}
-)
+_UNUSED = ("key_rope_antiquant_scale", "dequant_scale_key_rope", "quant_scale_p", *_DTYPES.split())
+ROWS = BY_NAME | {row.name: row for row in STORED} | {name: _unused(name) for name in _UNUSED}
 
 _INTEGER = "dequant_scale1 quant_scale1 dequant_scale2 quant_scale2 quant_offset2"
 _SPELLED = {"dequant_scale1": "deq_scale1", "dequant_scale2": "deq_scale2"}
@@ -121,15 +143,14 @@ _FUSED: dict[str, dict[str, Any]] = {
     },
     "value": {"says": "the values, like key; their D may differ", "dtypes": "key's dtype"},
     "atten_mask": {
-        "says": "non-zero hides that key from that row. sparse_mode 0, 1: [Sq, Skv] ([B, Skv] for one row), "
-        "[1 or B, Sq, Skv] or [1 or B, 1, Sq, Skv], the last two axes may be longer. 2, 3, 4: [2048, "
-        "2048] with "
-        "any leading ones, content not read. 9: [B, Sq, Sq], packed [Σ sq²]",
+        "says": "non-zero hides that key from that row. sparse_mode 0, 1: [Sq, Skv] ([B, Skv] for one "
+        "row), [1 or B, Sq, Skv] or [1 or B, 1, Sq, Skv], the last two axes may be longer. 2, 3, 4: [2048, "
+        "2048] with any leading ones, content not read. 9: [B, Sq, Sq], packed [Σ sq²]",
         "dtypes": "bool, uint8 or int8",
     },
     "actual_seq_lengths": {
-        "says": "rows of each batch entry: one number each or one for all. Packed layouts: cumulative ends, "
-        "as many as there are sequences. One row without rope: without effect",
+        "says": "rows of each batch entry: one number each or one for all. Packed layouts: cumulative "
+        "ends, as many as there are sequences. One row without rope: without effect",
     },
     "actual_seq_lengths_kv": {
         "says": "keys of each batch entry, the same; must be given with block_table, then never cumulative",
@@ -141,17 +162,19 @@ _FUSED: dict[str, dict[str, Any]] = {
         "says": "odd: several float16 rows round Q·Kᵀ to float16, as the hardware does; else without effect",
     },
     "input_layout": {
-        "says": "the axes of query and of unpaged keys: BSH, BSND, BNSD, TND or NTD (packed); "
-        "after a _ those of the output: BSH_BNSD, BSND_BNSD, BNSD_BSND, BSH_NBSD, BSND_NBSD, BNSD_NBSD, "
-        "TND_NTD, "
-        "NTD_TND. "
-        "In either case",
+        "says": "the axes of query and of unpaged keys: BSH, BSND, BNSD, TND or NTD (packed); after a _ "
+        "those of the output: BSH_BNSD, BSND_BNSD, BNSD_BSND, BSH_NBSD, BSND_NBSD, BNSD_NBSD, TND_NTD, "
+        "NTD_TND. In either case",
     },
     "sparse_mode": {
         "says": BY_NAME["sparse_mode"].says
-        + ", 9 a tree over the last Lq keys (with rope). One row without rope: "
-        "2 to 4 are full",
+        + ", 9 a tree over the last Lq keys (with rope). One row without rope: 2 to 4 are full",
     },
+}
+_V2: dict[str, dict[str, Any]] = _FUSED | {
+    "query": {"dtypes": f"{FLOATING}, or int8 with dequant_scale_query and query_rope"},
+    "query_rope": {"dtypes": "query's dtype; of an int8 query bfloat16 or float16, then that of the output"},
+    "key_rope": {"dtypes": "query_rope's dtype"},
 }
 _INCRE: dict[str, dict[str, Any]] = {
     **{name: _FUSED[name] for name in ("query", "key", "value")},
@@ -163,13 +186,12 @@ _INCRE: dict[str, dict[str, Any]] = {
     "actual_seq_lengths_kv": {"says": "keys of each batch entry: one number each or one for all"},
     "inner_precise": {"says": "0 to 3, without effect: both descriptions hold"},
     "antiquant_scale": {
-        "says": "of int8 key and value, stacked: x = (stored + offset)·scale. [2], [2, Nkv, 1, D], "
-        "[2, Nkv, D] or [2, Nkv·D]",
+        "says": "of int8 key and value, stacked: x = (stored + offset)·scale. [2], [2, Nkv, 1, D], [2, "
+        "Nkv, D] or [2, Nkv·D]",
     },
 }
 
 INCRE = Function(
-    "incre_flash_attention",
     "incre_flash_attention",
     "Attention of one row per sequence over stored keys: mindspore.ops.incre_flash_attention",
     f"query key value attn_mask actual_seq_lengths pse_shift {_INTEGER} antiquant_scale antiquant_offset "
@@ -187,30 +209,25 @@ INCRE = Function(
 )
 NPU_INCRE = Function(
     "npu_incre_flash_attention",
-    "npu_incre_flash_attention",
     "Attention of one row per sequence over stored keys: torch_npu.npu_incre_flash_attention",
     "query key value",
     "padding_mask atten_mask pse_shift actual_seq_lengths antiquant_scale antiquant_offset block_table "
     f"{_INTEGER} kv_padding_size num_heads scale_value input_layout num_key_value_heads block_size "
-    f"inner_precise",
+    "inner_precise",
     spellings={**_SPELLED, "scale_value": "scale", "actual_seq_lengths": "actual_seq_lengths_kv"},
     changes=_INCRE,
     rows=ROWS,
 )
 FUSED = Function(
     "npu_fused_infer_attention_score",
-    "npu_fused_infer_attention_score",
     "Attention of prompts and of single rows over stored keys: torch_npu.npu_fused_infer_attention_score",
     "query key value",
     f"pse_shift atten_mask actual_seq_lengths actual_seq_lengths_kv {_INTEGER} antiquant_scale "
-    f"antiquant_offset "
-    "key_antiquant_scale key_antiquant_offset value_antiquant_scale value_antiquant_offset block_table "
-    "query_padding_size kv_padding_size key_shared_prefix value_shared_prefix actual_shared_prefix_len "
-    "query_rope "
-    "key_rope key_rope_antiquant_scale num_heads scale pre_tokens next_tokens input_layout "
-    "num_key_value_heads "
-    "sparse_mode inner_precise block_size antiquant_mode key_antiquant_mode value_antiquant_mode "
-    "softmax_lse_flag",
+    "antiquant_offset key_antiquant_scale key_antiquant_offset value_antiquant_scale "
+    "value_antiquant_offset block_table query_padding_size kv_padding_size key_shared_prefix "
+    "value_shared_prefix actual_shared_prefix_len query_rope key_rope key_rope_antiquant_scale num_heads "
+    "scale pre_tokens next_tokens input_layout num_key_value_heads sparse_mode inner_precise block_size "
+    "antiquant_mode key_antiquant_mode value_antiquant_mode softmax_lse_flag",
     results=("attention_out", "softmax_lse"),
     spellings=_SPELLED,
     changes=_FUSED,
@@ -218,16 +235,13 @@ FUSED = Function(
 )
 FUSED_V2 = Function(
     "npu_fused_infer_attention_score_v2",
-    "npu_fused_infer_attention_score_v2",
     "Attention of prompts and of single rows over stored keys: torch_npu.npu_fused_infer_attention_score_v2",
     "query key value",
     "query_rope key_rope pse_shift atten_mask actual_seq_qlen actual_seq_kvlen block_table "
-    "dequant_scale_query "
-    "dequant_scale_key dequant_offset_key dequant_scale_value dequant_offset_value dequant_scale_key_rope "
-    "quant_scale_out quant_offset_out quant_scale_p learnable_sink num_query_heads num_key_value_heads "
-    "softmax_scale pre_tokens next_tokens input_layout sparse_mode block_size query_quant_mode "
-    "key_quant_mode "
-    f"value_quant_mode inner_precise return_softmax_lse {_DTYPES}",
+    "dequant_scale_query dequant_scale_key dequant_offset_key dequant_scale_value dequant_offset_value "
+    "dequant_scale_key_rope quant_scale_out quant_offset_out quant_scale_p learnable_sink num_query_heads "
+    "num_key_value_heads softmax_scale pre_tokens next_tokens input_layout sparse_mode block_size "
+    f"query_quant_mode key_quant_mode value_quant_mode inner_precise return_softmax_lse {_DTYPES} out_dtype",
     results=("attention_out", "softmax_lse"),
     spellings={
         "actual_seq_qlen": "actual_seq_lengths",
@@ -244,7 +258,7 @@ FUSED_V2 = Function(
         "softmax_scale": "scale",
         "return_softmax_lse": "softmax_lse_flag",
     },
-    changes=_FUSED,
+    changes=_V2,
     rows=ROWS,
 )
-FUNCTIONS = (INCRE, NPU_INCRE, FUSED, FUSED_V2)
+FUNCTIONS = (PROMPT, NPU_PROMPT, INCRE, NPU_INCRE, FUSED, FUSED_V2)

@@ -26,7 +26,7 @@ def docstring(function: Function, tensor: str) -> str:
     """Shapes, dtypes, defaults, errors, the document and the mask pictures of one function."""
     lines = [f"{function.says}.", "", NOTATION, "", "Args:"]
     for name, argument, _ in function.parameters():
-        kind = {"tensor": tensor, "ints": f"list of int or {tensor}"}.get(argument.kind)
+        kind = {"tensor": tensor, "ints": f"list of int or {tensor}", "dtype": "dtype"}.get(argument.kind)
         kind = kind or SCALARS.get(argument.kind, "reserved")
         kind += f" of {argument.dtypes}" if argument.dtypes else ""
         default = "" if argument.default is REQUIRED else f", default {argument.default!r}"
@@ -40,10 +40,12 @@ def docstring(function: Function, tensor: str) -> str:
             f"{name}: {RESULTS[name]}.", 100, initial_indent="    ", subsequent_indent="        "
         )
     errors = _ERRORS.format(
-        values="a value or shape that is not allowed." if function.mindspore else "anything not allowed.",
-        types="a wrong dtype or Python type." if function.mindspore else "a wrong Python type.",
+        values="a value or shape that is not allowed."
+        if function.has_error_table
+        else "anything not allowed.",
+        types="a wrong dtype or Python type." if function.has_error_table else "a wrong Python type.",
         forms="\n    ValueError: another layout, a rank that is not the layout's, lengths out of range."
-        if function.mindspore
+        if function.has_error_table
         else "",
     )
     return "\n".join([*lines, "", errors, "", MODES])
@@ -64,6 +66,8 @@ def _body(function: Function) -> list[str]:
         elif argument.kind == "unused":
             given = f"{name} is not None" if argument.default is None else f"{name} != {argument.default!r}"
             checks.append(f"    if {given}: refuse_given({name!r}, {name}, {argument.default!r})")
+        elif argument.kind == "dtype":
+            words.append(f"    if {name} is not None: words[{argument.name!r}] = as_dtype({name!r}, {name})")
         elif argument.kind == "ints":
             words.append(f"    if {name} is not None: words[{argument.name!r}] = as_ints({name!r}, {name})")
         else:
@@ -88,10 +92,10 @@ def define(
     `implementation` gets (query, key, value, words): every number, and every tensor and list that is given.
     """
     source = "\n".join([f"def {function.name}({signature(function)}):", *_body(function), ""])
-    checks: ModuleType = exact if function.mindspore else _check
+    checks: ModuleType = exact if function.has_error_table else _check
 
     def refuse_tensor(name: str, given: Any) -> None:
-        if given is None and not function.mindspore:
+        if given is None and not function.has_error_table:
             raise RuntimeError(f"{name}: got None, allowed is a {tensor_name}")
         _check.refuse_type(name, given, f"a {tensor_name}")
 
@@ -110,6 +114,7 @@ def define(
         "Tensor": tensor,
         "as_ints": as_ints,
         "refuse_tensor": refuse_tensor,
+        "as_dtype": _check.as_dtype,
         **{f"as_{kind}": getattr(checks, f"as_{kind}") for kind in ("int", "float", "str", "bool")},
     }
     filename = f"<fusion_attention: {module}.{function.name}>"
@@ -129,7 +134,7 @@ def torch_schema(function: Function) -> str:
     return f"({operands}, *, {rest}) -> ({', '.join(f'Tensor {name}' for name in function.results)})"
 
 
-_CALLER_TYPES = {"symint": "int", "ints": "SymInt[]?"}
+_CALLER_TYPES = {"symint": "int", "dtype": "int", "ints": "SymInt[]?"}
 
 
 def caller_schema(function: Function) -> str:

@@ -94,7 +94,7 @@ def _check(function: Function) -> Callable[..., _Checked]:
             # Pages and left padding need lengths. 0 is one that every call allows.
             described["actual_seq_lengths_kv"] = [0]
         operands = query.array(), key.array(), value.array()
-        call = _core.InferenceAttention(function.interface, *operands, plain | described, _strict.chosen())
+        call = _core.InferenceAttention(function.name, *operands, plain | described, _strict.chosen())
         return _Checked(function, plain, call.output_shape, call.output_element)
 
     return check

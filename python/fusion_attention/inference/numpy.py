@@ -37,8 +37,10 @@ def attend(function: Function, query: Any, key: Any, value: Any, words: dict[str
     arrays |= {name: _plain(x) for name, x in words.items() if function.rows[name].kind == "tensor"}
     given = {name: _array(x) for name, x in arrays.items()}
     q, k, v = (given.pop(name) for name in ("query", "key", "value"))
-    call = _core.InferenceAttention(function.interface, q, k, v, words | given, _strict.chosen())
-    out: _NDArray = np.empty(call.output_shape, _DTYPES.get(call.output_element, query.dtype))
+    call = _core.InferenceAttention(function.name, q, k, v, words | given, _strict.chosen())
+    # An int8 query with scales of its own computes in the dtype of its rope channels.
+    floating = arrays.get("query_rope", query).dtype
+    out: _NDArray = np.empty(call.output_shape, _DTYPES.get(call.output_element, floating))
     lse = np.empty(call.lse_shape if asks_lse else 0, np.float32)
     call.forward(out.ctypes.data, lse.ctypes.data if asks_lse else 0)
     for note in call.notes():
@@ -55,14 +57,14 @@ def _public(function: Function) -> Any:
         implementation,
         tensor=np.ndarray,
         tensor_name="NumPy array",
-        as_ints=exact.as_ints if function.mindspore else _check.as_ints,
+        as_ints=exact.as_ints if function.has_error_table else _check.as_ints,
         module=__name__,
     )
 
 
 prompt_flash_attention: signatures.PromptFlashAttention[_NDArray] = _public(PROMPT)
 npu_prompt_flash_attention: signatures.NpuPromptFlashAttention[_NDArray] = _public(NPU_PROMPT)
-incre_flash_attention: Any = _public(INCRE)
-npu_incre_flash_attention: Any = _public(NPU_INCRE)
-npu_fused_infer_attention_score: Any = _public(FUSED)
-npu_fused_infer_attention_score_v2: Any = _public(FUSED_V2)
+incre_flash_attention: signatures.IncreFlashAttention[_NDArray] = _public(INCRE)
+npu_incre_flash_attention: signatures.NpuIncreFlashAttention[_NDArray] = _public(NPU_INCRE)
+npu_fused_infer_attention_score: signatures.NpuFusedInferAttentionScore[_NDArray] = _public(FUSED)
+npu_fused_infer_attention_score_v2: signatures.NpuFusedInferAttentionScoreV2[_NDArray] = _public(FUSED_V2)

@@ -148,8 +148,7 @@ RESULTS = {
 class Function:
     """One function: its own spelling, order and defaults of the arguments above."""
 
-    name: str
-    interface: str  # its name in C++
+    name: str  # also that of its interface in C++
     says: str
     positional: str  # names in the caller's spelling
     keywords: str = ""  # keyword-only ones
@@ -158,8 +157,8 @@ class Function:
     changes: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)  # of a row, by canonical name
     rows: Mapping[str, Argument] = field(default_factory=lambda: BY_NAME)  # by canonical name
     lists: tuple[str, ...] = ()  # operands that may stand in a tuple or list of one
-    # MindSpore's document: bool is no int, TypeError for every wrong type, ValueError for a wrong form.
-    mindspore: bool = False
+    # Its document lists errors: bool is no int, TypeError for every wrong type, ValueError for a wrong form.
+    has_error_table: bool = False
 
     def parameters(self) -> Iterator[tuple[str, Argument, bool]]:
         """(the caller's name, the argument, keyword-only) in order."""
@@ -175,7 +174,6 @@ _ANY = "int8, float16, bfloat16 or float32"
 
 PROMPT = Function(
     "prompt_flash_attention",
-    "prompt_flash_attention",
     "Attention of whole prompts, softmax(scale·Q·Kᵀ)·V: mindspore.ops.prompt_flash_attention",
     "query key value attn_mask actual_seq_lengths actual_seq_lengths_kv pse_shift "
     f"{_SCALES} num_heads scale_value pre_tokens next_tokens input_layout num_key_value_heads sparse_mode "
@@ -189,10 +187,9 @@ PROMPT = Function(
         },
         "actual_seq_lengths": {"says": "Lq, one number per batch entry or one for all"},
     },
-    mindspore=True,
+    has_error_table=True,
 )
 NPU_PROMPT = Function(
-    "npu_prompt_flash_attention",
     "npu_prompt_flash_attention",
     "Attention of whole prompts, softmax(scale·Q·Kᵀ)·V: torch_npu.npu_prompt_flash_attention",
     "query key value",
@@ -214,4 +211,3 @@ NPU_PROMPT = Function(
         "sparse_mode": {"says": BY_NAME["sparse_mode"].says + "; 10 to 14: 0 to 4 in high precision"},
     },
 )
-FUNCTIONS = (PROMPT, NPU_PROMPT)

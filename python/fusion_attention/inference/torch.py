@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from fusion_attention.inference import signatures
 
 _library: Any = torch.library.Library("fusion_attention", "FRAGMENT")  # type: ignore[no-untyped-call]
-_DTYPES = {ELEMENTS["int8"]: torch.int8, ELEMENTS["float16"]: torch.float16}
+_DTYPES = {ELEMENTS[name]: getattr(torch, name) for name in ("int8", "float16", "bfloat16", "float32")}
 _LISTS = ("actual_seq_lengths", "actual_seq_lengths_kv")
 
 
@@ -55,8 +55,8 @@ def _kernel(function: Function) -> Callable[..., Any]:
         words = defaults | given
         asks_lse = words.pop("softmax_lse_flag", False)
         q, k, v = _array("query", query), _array("key", key), _array("value", value)
-        call = _core.InferenceAttention(function.interface, q, k, v, _given(words), _strict.chosen())
-        out = torch.empty(*call.output_shape, dtype=_DTYPES.get(call.output_element, query.dtype))
+        call = _core.InferenceAttention(function.name, q, k, v, _given(words), _strict.chosen())
+        out = torch.empty(*call.output_shape, dtype=_DTYPES[call.output_element])
         lse = torch.empty(call.lse_shape if asks_lse else (0,))
         call.forward(out.data_ptr(), lse.data_ptr() if asks_lse else 0)
         for note in call.notes():
@@ -71,6 +71,8 @@ def _fake(function: Function) -> Callable[..., Any]:
 
     def attend(query: Tensor, key: Tensor, value: Tensor, **words: Any) -> Any:
         dtype = torch.float16 if query.dtype == torch.int8 else query.dtype
+        if words.get("dequant_scale_query") is not None:
+            dtype = words["query_rope"].dtype
         if words.get("quant_scale2") is not None:
             dtype = torch.int8
         packed_by = 8 if value.dtype == torch.int32 else 1
@@ -117,14 +119,14 @@ def _public(function: Function) -> Any:
         implementation,
         tensor=Tensor,
         tensor_name="torch tensor",
-        as_ints=_exact_lengths if function.mindspore else _as_lengths,
+        as_ints=_exact_lengths if function.has_error_table else _as_lengths,
         module=__name__,
     )
 
 
 prompt_flash_attention: signatures.PromptFlashAttention[Tensor] = _public(PROMPT)
 npu_prompt_flash_attention: signatures.NpuPromptFlashAttention[Tensor] = _public(NPU_PROMPT)
-incre_flash_attention: Any = _public(INCRE)
-npu_incre_flash_attention: Any = _public(NPU_INCRE)
-npu_fused_infer_attention_score: Any = _public(FUSED)
-npu_fused_infer_attention_score_v2: Any = _public(FUSED_V2)
+incre_flash_attention: signatures.IncreFlashAttention[Tensor] = _public(INCRE)
+npu_incre_flash_attention: signatures.NpuIncreFlashAttention[Tensor] = _public(NPU_INCRE)
+npu_fused_infer_attention_score: signatures.NpuFusedInferAttentionScore[Tensor] = _public(FUSED)
+npu_fused_infer_attention_score_v2: signatures.NpuFusedInferAttentionScoreV2[Tensor] = _public(FUSED_V2)
