@@ -217,6 +217,7 @@ def arm64(tally: Tally, settings: Settings) -> None:
     elif build(tally, "arm64"):
         # qemu-user cannot fork a process that has threads, and shows the /proc/cpuinfo of its host.
         few = settings | {"FUSION_ATTENTION_RANDOM_PROBLEMS": "20", "FUSION_ATTENTION_BITS_PROBLEMS": "8",
+                          "FUSION_ATTENTION_HOSTILE_CALLS": "8",
                           "GTEST_FILTER": "-*Fork*:*ExitIsClean:Cpu.A*:*MemoryErrorAndWrites*"}  # fmt: skip
         cpp(tally, "arm64", few, ["qemu-aarch64", "-L", "/usr/aarch64-linux-gnu"])
 
@@ -282,6 +283,7 @@ def main() -> int:
     counts = {"FUSION_ATTENTION_RANDOM_PROBLEMS": "3000", "FUSION_ATTENTION_FAMILY_CALLS": "1000",
               "FUSION_ATTENTION_CELL_CALLS": "1000", "FUSION_ATTENTION_INFER_CALLS": "5000",
               "FUSION_ATTENTION_INTEGER_CALLS": "5000", "FUSION_ATTENTION_SERVING_STEPS": "512",
+              "FUSION_ATTENTION_HOSTILE_CALLS": "1000",
               "FUSION_ATTENTION_PROMPT_ROWS": "20971520"}  # fmt: skip
     counts = settings | (counts if full else {})
 

@@ -111,8 +111,7 @@ Workspace schedule(const Problem& problem, const Plan::State& state, int threads
       clamp(static_cast<std::int64_t>(std::max(out.tasks.size(), out.merges.size())), 1, threads));
   w.chain = lines(scratch_bytes(problem, state, out));
   w.scratch = w.chain + lines(floats(out.chain_floats));
-  w.partials = lines(floats(out.partial_floats));
-  w.bytes = times(w.scratch, static_cast<std::size_t>(w.workers)) + w.partials;
+  w.bytes = times(w.scratch, static_cast<std::size_t>(w.workers)) + lines(floats(out.partial_floats));
   return w;
 }
 

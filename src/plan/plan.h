@@ -30,10 +30,9 @@ Plan::State choose_state(const Problem& problem);
 // How the tasks of a problem are carried out by `threads` threads at most: their number, their memory.
 struct Workspace {
   int workers = 1;
-  std::size_t scratch = 0;   // bytes of a worker: what its kernel asks for, then the floats of a chain
-  std::size_t chain = 0;     // where these begin
-  std::size_t partials = 0;  // bytes, shared, after the scratch of all workers
-  std::size_t bytes = 0;
+  std::size_t scratch = 0;  // bytes of a worker: what its kernel asks for, then the floats of a chain
+  std::size_t chain = 0;    // where these begin
+  std::size_t bytes = 0;    // the scratch of all workers, then the partials
 };
 
 // Fills the schedule. Throws Error when no address space holds the workspace.

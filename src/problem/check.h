@@ -23,6 +23,15 @@ void check_view(const char* argument, const TensorView& view);
 void check_shape(const char* argument, const TensorView& view, const std::array<std::int64_t, 4>& shape,
                  Dtype dtype);
 
+bool is_empty(const TensorView& view);
+
+// Bytes from the first to past the last element; refuses what no address space holds.
+std::int64_t extent(const char* argument, const TensorView& view);
+
+// The same of the dense mask, as far as a sequence reads it: its rows and keys are counted from the start of
+// the sequence.
+std::int64_t overlay_extent(const Problem& problem);
+
 // The rejections of a cache: those of its tensors; then of one sequence's keys; then of the scales, which may
 // be as many as there are keys.
 void check_cache(const Problem& problem);
