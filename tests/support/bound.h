@@ -115,24 +115,27 @@ inline void judge_forward_row(const Problem& p, const Sequence& s, const HeadTru
   const double keys = static_cast<double>(t.keys), terms = testing::sum_error(route, keys);
   for (std::int64_t c = 0; c < t.width; ++c) {
     double out = 0, error = 0, largest = 0;
+    bool open = false;  // an infinite value under a weight that may or may not be 0: infinity or NaN
     for (std::int64_t j = 0; j < t.keys && !row.empty; ++j) {
       if (!t.visible[t.at(i, j)]) continue;
       const auto key = static_cast<std::size_t>(j);
       const double v = t.kept[t.at(i, j)] * t.v[static_cast<std::size_t>(j * t.width + c)],
                    x = row.weight[key] / row.sum * v;
       out += x, largest = std::fmax(largest, std::fabs(v));
+      open |= std::isinf(v) && t.score[t.at(i, j)] != -INFINITY && (row.vague || row.weight[key] == 0);
       error += std::fabs(x) *
                ((1 + row.ratio[key]) * (1 + route.p_roundoff) / (1 - std::fmin(row.sum_error, 0.5)) - 1 +
                 terms + (p.dropout ? 2 * kFlat : 0));
     }
     if (row.vague || error > 2 * largest) error = 2 * largest;
     error += 4 * keys * kFlush * (1 + largest);
+    const double got = read(p.output, s.batch, n, s.row + i, c);
+    if (open && (p.output_scaling || !std::isfinite(got))) continue;
     if (p.output_scaling) {
       judge_quantised(p, s, n, i, c, out, error + kFlat * std::fabs(out), row.nothing, verdict);
       continue;
     }
-    verdict.element("output", s.batch, n, s.row + i, c, read(p.output, s.batch, n, s.row + i, c), out,
-                    row.empty ? 0 : error,
+    verdict.element("output", s.batch, n, s.row + i, c, got, out, row.empty ? 0 : error,
                     row.empty ? 0 : roundoff(p.query.dtype) * std::fabs(out) + half_spacing(p.query.dtype));
   }
   if (!p.statistics.max) return;
