@@ -45,14 +45,14 @@ void* aligned_alloc(std::size_t alignment, std::size_t bytes) {
 namespace fusion_attention::testing {
 namespace {
 
-// Four sequences that decode one row each, out of a cache of up to kMostKeys.
+// Two sequences that decode one row each, out of a cache of up to kMostKeys.
 constexpr std::int64_t kMostKeys = 1100;
 
 class Decode {
  public:
   explicit Decode(const std::string& stored)
       : problem_(
-            parse("fwd bf16 b4 h8/2 q1 k" + std::to_string(kMostKeys) + " d64/64 scale=0.125" + stored)) {
+            parse("fwd bf16 b2 h4/2 q1 k" + std::to_string(kMostKeys) + " d32/32 scale=0.125" + stored)) {
     Problem& p = problem_;
     Cache& c = p.cache;
     for (TensorView* v : {&p.query, &p.key, &p.value, &p.output, &c.key_rope}) give(*v);
