@@ -152,9 +152,8 @@ void check_pages(const StoredKeys& words, const Problem& problem) {
   const std::int64_t rows = problem.key.rows(), pages = problem.key.batches();
   for (std::size_t b = 0; b < problem.sequences.size(); ++b) {
     const Sequence& sequence = problem.sequences[b];
-    const Interval keys = reach(sequence);
-    const std::int64_t end = pages_of(std::max<std::int64_t>(keys.end - sequence.prefix, 0), rows);
-    for (std::int64_t t = std::max<std::int64_t>(keys.begin - sequence.prefix, 0) / rows; t < end; ++t) {
+    const Interval reached = reached_pages(sequence, rows);
+    for (std::int64_t t = reached.begin; t < reached.end; ++t) {
       const std::int32_t page = problem.cache.pages.table[sequence.page + t];
       if (page >= 0 && page < pages) continue;
       refuse("block_table",
