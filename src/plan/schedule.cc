@@ -4,6 +4,7 @@
 #include <bit>
 #include <compare>
 #include <numeric>
+#include <tuple>
 #include <utility>
 
 #include "base/math.h"
@@ -226,8 +227,11 @@ class Owners {
 // Tasks of one owner behind one another, in the order of sequences, heads and rows: the order of the sums.
 void group_by_owner(const Problem& problem, Schedule& out) {
   const Owners owners(problem);
-  std::stable_sort(out.tasks.begin(), out.tasks.end(),
-                   [&](const Task& a, const Task& b) { return owners.of(a) < owners.of(b); });
+  const auto place = [&](const Task& task) {
+    return std::tuple(owners.of(task), task.sequence, task.kv_head, task.row_begin);
+  };
+  std::sort(out.tasks.begin(), out.tasks.end(),
+            [&](const Task& a, const Task& b) { return place(a) < place(b); });
   for (std::size_t i = 1; i <= out.tasks.size(); ++i)
     if (i == out.tasks.size() || owners.of(out.tasks[i]) != owners.of(out.tasks[i - 1]))
       out.owners.push_back(static_cast<std::int64_t>(i));

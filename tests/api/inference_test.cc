@@ -159,7 +159,7 @@ TEST(Inference, DefaultsAreThoseOfTheDocument) {
   EXPECT_EQ(prompt.inner_precise, 1);
   EXPECT_EQ(fused.next_tokens, InferenceOptions::kAllTokens);
   EXPECT_EQ(fused.inner_precise, 0);
-  EXPECT_THROW(InferenceOptions(Interface::npu_fusion_attention), Error);
+  EXPECT_THROW(InferenceOptions{Interface::npu_fusion_attention}, Error);
 }
 
 TEST(Inference, KindsOfRefusals) {
