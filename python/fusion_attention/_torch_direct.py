@@ -13,6 +13,7 @@ _transform = torch._C._functorch.peek_interpreter_stack
 _trace = torch._C._get_tracing_state
 _profiles = torch._C._autograd._profiler_enabled
 _ORDINARY = frozenset((Tensor, torch.nn.Parameter))
+_PLAIN = frozenset((type(None), bool, int, float, str, list))
 
 
 def is_direct(words: tuple[Any, ...]) -> bool:
@@ -22,9 +23,11 @@ def is_direct(words: tuple[Any, ...]) -> bool:
         return False
     if _transform() is not None or _trace() is not None or _profiles():
         return False
-    for word in words:
-        if not isinstance(word, Tensor):
-            continue
-        if type(word) not in _ORDINARY or word.is_neg() or word._is_zerotensor():
+    for word in words:  # by type: isinstance() asks Tensor's own class of classes each time
+        kind = type(word)
+        if kind in _ORDINARY:
+            if word.is_neg() or word._is_zerotensor():
+                return False
+        elif kind not in _PLAIN:
             return False
     return True

@@ -148,7 +148,7 @@ def _call(
 
 def _forward_kernel(query: Tensor, *rest: Any, **options: Any) -> tuple[Tensor, Tensor, Tensor]:
     call, _bits = _call(False, query, *rest, **options)
-    out = torch.empty(*call.output_shape, dtype=query.dtype)
+    out = query.new_empty(*call.output_shape)
     top = torch.empty(*call.statistics_shape, dtype=_FLOAT32)
     total = torch.empty_like(top)
     call.forward(out.data_ptr(), top.data_ptr(), total.data_ptr())
@@ -259,6 +259,7 @@ _OPERANDS = 3  # query, key, value
 _PSE, _SINK = (_table.PLACE[name] + 1 for name in ("pse", "sink"))
 _ROPES = tuple(_table.PLACE[name] + 1 for name in ("query_rope", "key_rope"))
 _MORE = (_PSE, *_ROPES, _SINK)
+_FIRST_MORE = min(_MORE)
 _TYPE = _table.PLACE["pse_type"] + 1
 
 
@@ -313,7 +314,9 @@ def _differentiable(*words: Any) -> bool:
         return True
     if not torch.is_grad_enabled():
         return False
-    return any(word.requires_grad for word in words[:_OPERANDS]) or any(
+    if words[0].requires_grad or words[1].requires_grad or words[2].requires_grad:
+        return True
+    return len(words) > _FIRST_MORE and any(
         words[place] is not None and words[place].requires_grad for place in _MORE if place < len(words)
     )
 
