@@ -11,10 +11,7 @@
 #include <thread>
 #include <vector>
 
-// The thread sanitizer otherwise ends a child of fork() that starts threads.
-extern "C" const char* __tsan_default_options() {
-  return "die_after_fork=0";
-}
+#include "support/sanitized.h"
 
 namespace fusion_attention {
 namespace {

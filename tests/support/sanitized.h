@@ -1,6 +1,7 @@
-// Whether a sanitizer has the memory of this program: 1 or 0.
+// What tests must know of sanitizers.
 #pragma once
 
+// Whether one has the memory of this program: 1 or 0.
 #if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
 #define FUSION_ATTENTION_SANITIZED 1
 #elif defined(__has_feature)
@@ -8,3 +9,8 @@
 #else
 #define FUSION_ATTENTION_SANITIZED 0
 #endif
+
+// The thread sanitizer otherwise ends a child of fork() that starts threads.
+extern "C" [[gnu::used]] inline const char* __tsan_default_options() {
+  return "die_after_fork=0";
+}
