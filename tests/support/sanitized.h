@@ -10,7 +10,8 @@
 #define FUSION_ATTENTION_SANITIZED 0
 #endif
 
-// The thread sanitizer otherwise ends a child of fork() that starts threads.
-extern "C" [[gnu::used]] inline const char* __tsan_default_options() {
+// The thread sanitizer otherwise ends a child of fork() that starts threads. Not inline: that would be as
+// weak as the default. A test is a program of one file.
+extern "C" const char* __tsan_default_options() {
   return "die_after_fork=0";
 }
