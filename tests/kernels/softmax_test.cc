@@ -123,9 +123,10 @@ TEST_F(SoftmaxRowTest, PartAndFullStepsAgree) {
   std::vector<float> s(32);
   for (int j = 0; j < 32; ++j) s[static_cast<std::size_t>(j)] = std::sin(static_cast<float>(j)) * 9;
   scores(s);
-  step(0).plain()(kRow);
-  step(1).general()(kRow);
-  for (int j = 0; j < 32; ++j) ASSERT_EQ(p(j), p(32 + j)) << j;
+  step(0).plain()(kRow);  // moves the reference, where scores are rounded once more
+  step(1).plain()(kRow);
+  step(2).general()(kRow);
+  for (int j = 0; j < 32; ++j) ASSERT_EQ(p(32 + j), p(64 + j)) << j;
 }
 
 TEST_F(SoftmaxRowTest, HiddenScoresMayBeAnything) {
