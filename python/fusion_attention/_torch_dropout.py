@@ -24,6 +24,13 @@ def tensor_of(number: int) -> Tensor:
     return torch.tensor([number], dtype=torch.int64)
 
 
+def seed_tensor(name: str, value: int | Tensor | None) -> Tensor:
+    """A seed or an offset that a gradient was given."""
+    if value is None:
+        raise RuntimeError(f"{name}: got None, allowed is what the forward returned")
+    return value if isinstance(value, Tensor) else tensor_of(_check.as_int(name, value))
+
+
 def _draw_kernel(order: Tensor | None = None) -> tuple[Tensor, Tensor]:
     seed, offset = generator.draw()
     return tensor_of(seed), tensor_of(offset)

@@ -27,6 +27,7 @@ from fusion_attention._torch_dropout import (
     draw_tensors,
     npu_dropout_gen_mask,
     number_of,
+    seed_tensor,
     tensor_of,
 )
 
@@ -259,7 +260,6 @@ _OPERANDS = 3  # query, key, value
 _PSE, _SINK = (_table.PLACE[name] + 1 for name in ("pse", "sink"))
 _ROPES = tuple(_table.PLACE[name] + 1 for name in ("query_rope", "key_rope"))
 _MORE = (_PSE, *_ROPES, _SINK)
-_FIRST_MORE = min(_MORE)
 _TYPE = _table.PLACE["pse_type"] + 1
 
 
@@ -316,7 +316,7 @@ def _differentiable(*words: Any) -> bool:
         return False
     if words[0].requires_grad or words[1].requires_grad or words[2].requires_grad:
         return True
-    return len(words) > _FIRST_MORE and any(
+    return len(words) > _PSE and any(
         words[place] is not None and words[place].requires_grad for place in _MORE if place < len(words)
     )
 
@@ -388,12 +388,6 @@ def _is_random(rest: tuple[Any, ...]) -> bool:
     return bool(rest) and 0 < rest[_KEEP] < 1 and rest[_BITS] is None
 
 
-def _seed_tensor(name: str, value: int | Tensor | None) -> Tensor:
-    if value is None:
-        raise RuntimeError(f"{name}: got None, allowed is what the forward returned")
-    return value if isinstance(value, Tensor) else tensor_of(_check.as_int(name, value))
-
-
 def _implementation(function: _table.Function) -> Callable[..., tuple[Any, ...]]:
     version, tockens = function.version, function.tockens
 
@@ -414,7 +408,7 @@ def _implementation(function: _table.Function) -> Callable[..., tuple[Any, ...]]
             else:
                 if seed == 0 and offset == 0:
                     seed, offset = draw_numbers()
-                words = (*words, _seed_tensor("seed", seed), _seed_tensor("offset", offset))
+                words = (*words, seed_tensor("seed", seed), seed_tensor("offset", offset))
         if not _differentiable(*words):
             out, top, total = _infer(*words)
         elif torch.compiler.is_compiling():
@@ -459,7 +453,7 @@ def _gradient_implementation(function: _table.Function) -> Callable[..., tuple[A
         words: tuple[Any, ...] = (query, key, value, tockens, *common, *_for_operator(rest))
         if _is_random(rest):
             pair = (("seed", seed), ("offset", offset))
-            words = (*words, *(_seed_tensor(name, number) for name, number in pair))
+            words = (*words, *(seed_tensor(name, number) for name, number in pair))
         shaped = _gradients_like(query, key, value, bool(rest) and words[_TYPE] < 2, _more(words))
         saved = dy, softmax_max, softmax_sum, attention_in
         pse_gradient = shaped[3] is not None
