@@ -27,10 +27,6 @@ Layout layout_of_pages(const Array& array) {
   return array.rank == 3 ? Layout::bsh : Layout::bnsd;
 }
 
-std::int64_t pages_of(std::int64_t keys, std::int64_t page_rows) {
-  return keys / page_rows + (keys % page_rows != 0 ? 1 : 0);
-}
-
 void check_table(const Spelling& spelling, const StoredKeys& words, const Problem& problem) {
   const Array& table = words.block_table;
   if (table.element != Element::int32)

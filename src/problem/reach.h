@@ -23,11 +23,16 @@ inline Interval reach(const Sequence& s) {
   return {round_down(greater(first, 0), 32), s.band.row(s.row0 + s.rows - 1, keys).end - s.key0};
 }
 
+// Pages of so many keys, of which there may be 2^63 - 1: nothing is added to them.
+inline std::int64_t pages_of(std::int64_t keys, std::int64_t page_rows) {
+  return keys / page_rows + (keys % page_rows != 0 ? 1 : 0);
+}
+
 // The pages that hold such keys, counted from Sequence::page; may be empty.
 inline Interval reached_pages(const Sequence& s, std::int64_t page_rows) {
   const Interval keys = reach(s);
   return {greater(keys.begin - s.prefix, 0) / page_rows,
-          ceil_div(greater(keys.end - s.prefix, 0), page_rows)};
+          pages_of(greater(keys.end - s.prefix, 0), page_rows)};
 }
 
 }  // namespace fusion_attention

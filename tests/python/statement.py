@@ -27,6 +27,16 @@ from statement_dropout import dropout_factor
 from statement_layout import join, lengths, split
 from statement_mask import kept
 
+GRADIENT_OF = {
+    "query": "dq",
+    "key": "dk",
+    "value": "dv",
+    "pse": "dpse",
+    "query_rope": "dq_rope",
+    "key_rope": "dk_rope",
+    "sink": "dsink",
+}
+
 
 class Statement:
     """One family call, answered by the documents. Arrays are float64 copies of the rounded inputs."""

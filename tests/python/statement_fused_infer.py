@@ -21,8 +21,8 @@ from statement_cache import (
     sequences,
     stored,
 )
+from statement_mask import INT_MAX, shown_by_mode
 
-INT_MAX = 2147483647
 HALF = 2.0**-11
 
 
@@ -113,22 +113,15 @@ class FusedInfer:
             return keep
         if mode == 9:
             return self._tree(b)
-        i, j, corner = np.arange(rows)[:, None], np.arange(keys)[None, :], keys - rows
         pre, post = call.get("pre_tokens", INT_MAX), call.get("next_tokens", INT_MAX)
         if mode < 2:
             keep &= ~self._mask(b)
         padded = left(call) is not None or (
             call.get("query_padding_size") is not None and call.get("actual_seq_lengths") is not None
         )
-        if mode == 0 and not self.single and not padded:
-            keep &= (j >= i - pre) & (j <= i + post)
-        elif mode == 2:
-            keep &= j <= i
-        elif mode == 3:
-            keep &= j <= i + corner
-        elif mode == 4:
-            keep &= (j >= i + corner - pre) & (j <= i + corner + post)
-        return keep
+        if mode == 0 and (self.single or padded):
+            return keep
+        return keep & shown_by_mode(mode, rows, keys, pre, post)
 
     def _pairs(self, b: int) -> Pairs:
         group, call = self.heads // self.kv_heads, self.call

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 import numpy as np
 from statement_arithmetic import Answer, Pairs, forward_one, score_pairs
 from statement_layout import join, lengths, split
+from statement_mask import INT_MAX, shown_by_mode
 
-INT_MAX = 2147483647
 MOST_HALF = 65504.0
 
 
@@ -50,19 +50,10 @@ def kept(call: dict, batch: int, rows: int, keys: int) -> np.ndarray:
     mode, keep = call.get("sparse_mode", 0), np.ones((rows, keys), bool)
     if call.get("atten_mask") is None:
         return keep
-    i, j, corner = np.arange(rows)[:, None], np.arange(keys)[None, :], keys - rows
     pre, post = call.get("pre_tokens", INT_MAX), call.get("next_tokens", 0)
     if mode in (0, 1):
         keep &= ~hidden_by_mask(call, batch, rows, keys)
-    if mode == 0:
-        keep &= (j >= i - pre) & (j <= i + post)
-    elif mode == 2:
-        keep &= j <= i
-    elif mode == 3:
-        keep &= j <= i + corner
-    elif mode == 4:
-        keep &= (j >= i + corner - pre) & (j <= i + corner + post)
-    return keep
+    return keep & shown_by_mode(mode, rows, keys, pre, post)
 
 
 def rounded_to_half(dot: np.ndarray, error: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -7,6 +7,20 @@ import numpy as np
 INT_MAX = 2147483647
 
 
+def shown_by_mode(mode: int, rows: int, keys: int, pre: int, post: int) -> np.ndarray:
+    """[Sq, Skv]: what modes 0, 2, 3 and 4 show by themselves; the others hide nothing here."""
+    i, j, corner = np.arange(rows)[:, None], np.arange(keys)[None, :], keys - rows
+    if mode == 0:
+        return (j >= i - pre) & (j <= i + post)
+    if mode == 2:
+        return j <= i
+    if mode == 3:
+        return j <= i + corner
+    if mode == 4:
+        return (j >= i + corner - pre) & (j <= i + corner + post)
+    return np.ones((rows, keys), bool)
+
+
 def kept(call: dict, batch: int, q_lens: list[int], kv_lens: list[int]) -> np.ndarray:
     """keep[N, Sq, Skv] of one batch entry or, TND, of one sequence. i, j count within it."""
     rows, keys, mode = q_lens[batch], kv_lens[batch], call.get("sparse_mode", 0)
@@ -15,17 +29,10 @@ def kept(call: dict, batch: int, q_lens: list[int], kv_lens: list[int]) -> np.nd
         return keep
     i, j, corner = np.arange(rows)[:, None], np.arange(keys)[None, :], keys - rows
     pre, post = call.get("pre_tokens", INT_MAX), call.get("next_tokens", INT_MAX)
+    keep &= shown_by_mode(mode, rows, keys, pre, post)
     if mode in (0, 1, 5):
         keep &= ~dense_mask(call, batch, rows, keys)
-    if mode == 0:
-        keep &= (j >= i - pre) & (j <= i + post)
-    elif mode == 2:
-        keep &= j <= i
-    elif mode == 3:
-        keep &= j <= i + corner
-    elif mode == 4:
-        keep &= (j >= i + corner - pre) & (j <= i + corner + post)
-    elif mode == 5:  # a prefix that is missing, of the wrong length or out of range says nothing
+    if mode == 5:  # a prefix that is missing, of the wrong length or out of range says nothing
         if prefix_is_valid(call.get("prefix"), q_lens, kv_lens):
             keep &= (j <= i + corner) | (j < call["prefix"][batch])
     elif mode == 6:

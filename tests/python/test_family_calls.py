@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from family_calls import draw
 from family_draw import DTYPES
-from statement import Statement
+from statement import GRADIENT_OF, Statement
 from statement_arithmetic import Answer
 from statement_bias import is_slope
 
@@ -24,9 +24,7 @@ FOUND = [71002015]  # all scores −∞ beside a sink, NaN in a value that dropo
 SEEDS = [*FOUND, *range(COUNT // 2), *(FRESH + i for i in range(COUNT - COUNT // 2))]
 VERSIONS = ("v1", "v2", "v3", "v2")  # version 2 has most options
 ARRAYS = ("query", "key", "value")
-DIFFERENTIABLE = (*ARRAYS, "pse", "query_rope", "key_rope", "sink")
-GRADIENTS = ("dq", "dk", "dv", "dpse", "dq_rope", "dk_rope", "dsink")
-GRADIENT_OF = dict(zip(DIFFERENTIABLE, GRADIENTS))
+DIFFERENTIABLE, GRADIENTS = tuple(GRADIENT_OF), tuple(GRADIENT_OF.values())
 FLT_MAX = float(np.finfo(np.float32).max)
 worst: dict[str, float] = {}
 

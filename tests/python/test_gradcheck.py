@@ -9,20 +9,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from family_options import compressed_mask
-from statement import Statement
+from statement import GRADIENT_OF, Statement
 
 torch = pytest.importorskip("torch")
 from torch.autograd.gradcheck import GradcheckError  # noqa: E402
-
-GRADIENT_OF = {
-    "query": "dq",
-    "key": "dk",
-    "value": "dv",
-    "pse": "dpse",
-    "query_rope": "dq_rope",
-    "key_rope": "dk_rope",
-    "sink": "dsink",
-}
 
 
 class Documented(torch.autograd.Function):

@@ -10,7 +10,7 @@ import os
 import numpy as np
 import pytest
 from family_calls import draw
-from statement import Statement
+from statement import GRADIENT_OF, Statement
 from statement_arithmetic import Answer
 from statement_bias import bias
 from statement_dropout import drop_probability, kept_by_mask, kept_by_seed, packed, philox
@@ -18,15 +18,6 @@ from statement_mask import kept
 
 FRESH = int(os.environ["FUSION_ATTENTION_SEED"])  # conftest.py
 SEEDS = [*range(30), *(FRESH + i for i in range(10))]
-GRADIENT_OF = {
-    "query": "dq",
-    "key": "dk",
-    "value": "dv",
-    "pse": "dpse",
-    "query_rope": "dq_rope",
-    "key_rope": "dk_rope",
-    "sink": "dsink",
-}
 ALL = np.iinfo(np.uint32).max
 # Random123, kat_vectors, philox4x32-10: counter, key, words.
 VECTORS = [
