@@ -241,8 +241,7 @@ class BackwardRun {
       pending_general = general;
     }
     const Step last = step_of(b, blocks.end - 1);
-    for (int r = 0; r < kBlock; ++r)
-      pending_general ? last.template gradient<true>(r) : last.template gradient<false>(r);
+    for (int r = 0; r < kBlock; ++r) pending_general ? Gradient<true>{last}(r) : Gradient<false>{last}(r);
     if (last.keep_gradient) tile_of(b, blocks.end - 1).add_gradient(last.s);
     accumulate(at_.p, at_.d_o, at_.dv, at_.value_columns, shape_.value_depth, b, blocks);  // dV += Pᵀ·dO
     accumulate(at_.ds, at_.q, at_.dk, at_.columns, shape_.depth, b, blocks);               // dK += dSᵀ·Q
@@ -250,15 +249,9 @@ class BackwardRun {
   }
 
   template <bool General>
-  struct Probability {
-    const Step& step;
-    FA_INLINE void operator()(int r) const { step.template probability<General>(r); }
-  };
+  using Probability = GradientHook<ProbabilityRow<Arch, Format, General>, Step>;
   template <bool General>
-  struct Gradient {
-    const Step& step;
-    FA_INLINE void operator()(int r) const { step.template gradient<General>(r); }
-  };
+  using Gradient = GradientHook<GradientRow<Arch, Format, General>, Step>;
   template <class Hook>
   void scores(std::int64_t b, std::int64_t query, Hook hook) {
     const std::size_t plane = plane_bytes<Format>(shape_.depth);
