@@ -32,7 +32,7 @@ def table(cells: list[dict[str, Any]], peers: list[str]) -> str:
         one, reads = cell["ours"], cell["roof"]["name"] == "read"
         rate = (cell["bytes"] if reads else cell["flops"]) / one["ms"] / 1e6
         unit = "GB/s" if reads else "GF/s"
-        goal = str(cell["goal"] or "")
+        goal = str(cell["roof"]["goal"] or "")
         peaks = [x["peak_bytes"] for x in one["processes"] if x.get("peak_bytes") is not None]
         memory = f"{max(peaks) / 2**20:.1f}" if peaks else "?"
         line = (
@@ -46,11 +46,30 @@ def table(cells: list[dict[str, Any]], peers: list[str]) -> str:
     return "\n".join(lines)
 
 
+def goals(cells: list[dict[str, Any]]) -> list[str]:
+    """Of each cell that has a goal on this machine: reached, or short by how much of which roof."""
+    rows = []
+    for cell in cells:
+        goal = cell["roof"]["goal"] if "ours" in cell else cell["goal"]
+        if not goal:
+            continue
+        if "ours" not in cell:
+            rows.append((False, f"  not measured: {cell['key']}"))
+            continue
+        share = 100 * cell["ours"]["of_roof"]
+        verdict = "reached" if share >= goal else f"short by {goal - share:.1f}"
+        of = f"{share:5.1f} % of {cell['roof']['name']}, goal {goal}"
+        rows.append((share >= goal, f"  {verdict:13} {of:29} {cell['key']}"))
+    if not rows:
+        return []
+    return [f"goals: {sum(good for good, _ in rows)} of {len(rows)} reached", *(line for _, line in rows)]
+
+
 def summary(results: dict[str, Any]) -> str:
-    """Geometric mean, worst cell, cells below 1.0×, errors beside torch's, what each peer could not do."""
+    """Goals, geometric mean, worst cell, cells below 1.0×, errors beside torch's, what peers could not do."""
     cells = results["cells"]
+    lines = goals(cells)
     won = [(cell, *found) for cell in cells if "ours" in cell and (found := best(cell))]
-    lines = []
     if won:
         mean = math.exp(sum(math.log(ratio) for _, _, ratio in won) / len(won))
         cell, name, ratio = min(won, key=lambda one: one[2])

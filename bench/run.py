@@ -53,7 +53,8 @@ class Run:
         for place, (name, where) in enumerate(present.items()):
             left = max(0.0, pace.limit - time.monotonic())
             limit = time.monotonic() + left / (len(present) - place + ALONE_SHARE)
-            self._peer(name, where, self.cases, Pace(pace.seconds, pace.least, limit))
+            shared = [x for x in self.cases if not x.arch]
+            self._peer(name, where, shared, Pace(pace.seconds, pace.least, limit))
             told = [x["peers"][name] for x in self.cells.values() if name in x["peers"]]
             self.fates[name] = f"measured in {sum('ms' in x for x in told)} of {len(told)} cells"
             print(f"{name}: {self.fates[name]}", flush=True)
