@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
+from typing import Any
 
 import numpy as np
 
@@ -114,7 +115,7 @@ class Case:
         """What the roof counts: bytes where keys are read, flops elsewhere."""
         return self.bytes if self.is_decode else self.flops
 
-    def describe(self) -> dict:
+    def describe(self) -> dict[str, Any]:
         return {"name": self.name, "key": self.key, "flops": self.flops, "bytes": self.bytes, **asdict(self)}
 
 
@@ -150,7 +151,8 @@ def dense(mask: str, rows: int, keys: int, lengths: tuple[int, ...] = ()) -> np.
         ).copy()
     if kind == "documents":
         size = -(-rows // int(number))
-        return (i // size == j // size) & (j <= i)
+        same: np.ndarray = i // size == j // size
+        return same & (j <= i)
     if kind == "kept":
         return random.random((rows, keys), dtype=np.float32) < number
     if kind == "blocks":

@@ -62,7 +62,7 @@ class Piece:
         if group == 1:
             return self.key, self.value
         if group not in self.copies:
-            self.copies[group] = tuple(x.repeat_interleave(group, 1) for x in (self.key, self.value))
+            self.copies[group] = self.key.repeat_interleave(group, 1), self.value.repeat_interleave(group, 1)
         return self.copies[group]
 
     def score_bytes(self, element: int) -> int:

@@ -51,17 +51,14 @@ Problem small(Pass pass, Dtype dtype, std::int64_t rows, std::int64_t keys, Tens
 
 void add_core(Pass pass, Dtype dtype, const std::string& name, Tensors& t, std::vector<Row>& rows) {
   const auto problem = std::make_shared<Problem>(small(pass, dtype, kRows, kRows, t));
-  rows.push_back(
-      {name + " plan", [problem, plan = make_plan(*problem)](int) { run(plan, *problem); }});
+  rows.push_back({name + " plan", [problem, plan = make_plan(*problem)](int) { run(plan, *problem); }});
   rows.push_back({name + " run", [problem](int) { run(*problem); }});
 }
 
 void add_family(Pass pass, Element element, const std::string& name, Tensors& t, std::vector<Row>& rows) {
   const std::int64_t shape[] = {1, 1, kRows, kDepth}, statistics[] = {1, 1, kRows, 8};
   const auto tensor = [&](void* data) { return contiguous_array(data, element, shape, 4); };
-  const auto floats = [&](void* data) {
-    return contiguous_array(data, Element::float32, statistics, 4);
-  };
+  const auto floats = [&](void* data) { return contiguous_array(data, Element::float32, statistics, 4); };
   FusionAttentionOptions options;
   options.head_num = 1, options.input_layout = "BNSD", options.scale = 0.125;
   const Array q = tensor(t.query.data()), k = tensor(t.key.data()), v = tensor(t.value.data()),

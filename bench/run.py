@@ -61,9 +61,10 @@ class Run:
         rest = [x for x in self.cases if x.key not in self._ours]
         self._peer(ALONE, Environment(), rest, pace)
         for key, samples in self._ours.items():
+            calm = [x for x in samples if not x["disturbed"]]
             self.cells[key]["ours"] = {
-                name: median(x[name] for x in samples) for name in ("ms", "of_roof", "spread")
-            } | {"processes": samples}
+                name: median(x[name] for x in calm or samples) for name in ("ms", "of_roof", "spread")
+            } | {"disturbed": not calm, "processes": samples}
 
     def _peer(self, name: str, where: Environment, cases: list[Case], pace: Pace) -> None:
         for threads in sorted({x.threads for x in cases}):
@@ -119,4 +120,5 @@ class Run:
         if "ms" in told and "ours" in line:
             told["ours_ms"] = line["ours"]["ms"]
             told["ratio"] = told["ms"] / line["ours"]["ms"]
+            told["disturbed"] |= line["ours"]["disturbed"]
         cell["peers"][name] = told
