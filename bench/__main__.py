@@ -63,10 +63,11 @@ def main() -> None:
         parser.error(f"--peers: got {', '.join(sorted(unknown))}, allowed are {', '.join(PEERS)}")
     cases = chosen(quick() if options.quick else matrix(), options.only)
     limit = options.limit or (QUICK_LIMIT if options.quick else float("inf"))
-    seconds, least = (0.3, 3) if options.quick else (4.0, 5)
+    seconds = options.seconds or (0.3 if options.quick else 4.0)
+    least = 3 if seconds < 1 else 5
     start = time.monotonic()
     run = Run(cases)
-    run.measure(peers, Pace(options.seconds or seconds, least, min(start + limit, 1e18)))
+    run.measure(peers, Pace(seconds, least, min(start + limit, 1e18)))
 
     results: dict[str, Any] = {
         "cpu": run.facts.get("cpu", ""),
