@@ -214,6 +214,15 @@ def test_the_least_disturbed_slices_stand_in_for_undisturbed_ones():
         assert samples.median == seconds and samples.describe()["disturbed"] is disturbed
 
 
+def test_on_one_core_a_disturbed_slice_counts_its_cpu_time(monkeypatch):
+    for cores, slept in (({0}, False), ({0, 1}, True)):
+        monkeypatch.setattr(os, "sched_getaffinity", lambda _, cores=cores: cores)
+        monkeypatch.setattr(measure, "switches", iter((0, 30)).__next__)
+        samples = measure.Samples()
+        measure.sample(lambda: time.sleep(0.05), samples)
+        assert not samples.seconds and (samples.dropped[0][1] >= 0.05) == slept
+
+
 @pytest.mark.parametrize("mask", ["causal", "bottom", "window:5", "documents:3", "padding"])
 def test_rows_of_a_mask_are_those_of_the_whole(mask):
     lengths = (40, 17) if mask == "padding" else ()
