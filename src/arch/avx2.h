@@ -111,6 +111,24 @@ struct Avx2 {
   FA_INLINE static float reduce_max(vec a) { return Ymm::reduce_max(_mm256_max_ps(a.lo, a.hi)); }
   FA_INLINE static float reduce_add(vec a) { return Ymm::reduce_add(_mm256_add_ps(a.lo, a.hi)); }
 
+  FA_INLINE static vec sums(const vec (&rows)[kLanes]) {
+    __m256 eight[2];
+#pragma GCC unroll 2
+    for (int h = 0; h < 2; ++h) {
+      __m256 four[2];
+#pragma GCC unroll 2
+      for (int i = 0; i < 2; ++i) {
+        const vec* r = rows + 8 * h + 4 * i;
+        const auto half = [&](int k)
+                              __attribute__((always_inline)) { return _mm256_add_ps(r[k].lo, r[k].hi); };
+        four[i] = _mm256_hadd_ps(_mm256_hadd_ps(half(0), half(1)), _mm256_hadd_ps(half(2), half(3)));
+      }
+      eight[h] = _mm256_add_ps(_mm256_permute2f128_ps(four[0], four[1], 0x20),
+                               _mm256_permute2f128_ps(four[0], four[1], 0x31));
+    }
+    return {eight[0], eight[1]};
+  }
+
   // The four 8 × 8 quadrants, the two off the diagonal exchanged.
   FA_INLINE static void transpose(vec (&rows)[kLanes]) {
     __m256 upper_left[8], upper_right[8], lower_left[8], lower_right[8];

@@ -145,6 +145,22 @@ struct Avx512 {
   FA_INLINE static float reduce_max(vec a) { return Ymm::reduce_max(_mm256_max_ps(low(a), high(a))); }
   FA_INLINE static float reduce_add(vec a) { return Ymm::reduce_add(_mm256_add_ps(low(a), high(a))); }
 
+  // Two by two: lanes of pairs of vecs, of fours of them, then quarters of 128 bits likewise. 30 shuffles,
+  // where a transpose takes 64.
+  FA_INLINE static vec sums(const vec (&rows)[kLanes]) {
+    vec pair[8], four[4];
+#pragma GCC unroll 8
+    for (int i = 0; i < 8; ++i)
+      pair[i] = add(_mm512_unpacklo_ps(rows[2 * i], rows[2 * i + 1]),
+                    _mm512_unpackhi_ps(rows[2 * i], rows[2 * i + 1]));
+#pragma GCC unroll 4
+    for (int i = 0; i < 4; ++i) {
+      const __m512d a = _mm512_castps_pd(pair[2 * i]), b = _mm512_castps_pd(pair[2 * i + 1]);
+      four[i] = add(_mm512_castpd_ps(_mm512_unpacklo_pd(a, b)), _mm512_castpd_ps(_mm512_unpackhi_pd(a, b)));
+    }
+    return quarters(quarters(four[0], four[1]), quarters(four[2], four[3]));
+  }
+
   // 4 × 4 transposes inside the 128-bit quarters, then a 4 × 4 transpose of quarters.
   FA_INLINE static void transpose(vec (&rows)[kLanes]) {
     vec pair[kLanes], quarter[kLanes];
@@ -244,6 +260,12 @@ struct Avx512 {
 
  private:
   static constexpr int kNan = 0x81, kInfinite = 0x18;  // classes of vfpclassps
+
+  // Sums of neighbouring quarters: those of a, then those of b.
+  FA_INLINE static vec quarters(vec a, vec b) {
+    constexpr int kEven = 0x88, kOdd = 0xdd;
+    return add(_mm512_shuffle_f32x4(a, b, kEven), _mm512_shuffle_f32x4(a, b, kOdd));
+  }
 
   FA_INLINE static mask first(int n) { return static_cast<mask>((1u << n) - 1); }
   FA_INLINE static __m256 low(vec a) { return _mm512_castps512_ps256(a); }

@@ -164,6 +164,9 @@ struct Scalar {
     return a.lane[0];
   }
 
+  FA_INLINE static vec sums(const vec (&rows)[kLanes]) {
+    return each([&](int i) { return reduce_add(rows[i]); });
+  }
   FA_INLINE static void transpose(vec (&rows)[kLanes]) {
     for (int i = 0; i < kLanes; ++i)
       for (int j = 0; j < i; ++j) {

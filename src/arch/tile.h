@@ -121,6 +121,7 @@ concept InPieces = requires(Hook& hook) { hook.start(0).piece(0); };
 //   select(mask, a, b)                          a where the bit is set
 //   bytes(const uint8_t* p, n) -> mask          lanes whose byte is non-zero; n <= 16 bytes are read
 //   reduce_max(vec) reduce_add(vec) -> float    fixed order
+//   sums(const vec (&)[16]) -> vec              lane i: the sum of the lanes of vec i
 //   transpose(vec (&)[16])                      16 × 16 of 32-bit units, bit exact
 //   truncate_bf16(vec) round_bf16(vec)          to a bf16 value, still held as float; truncation keeps NaN
 //   round_fp16(vec)                             to the nearest half, ties to even, still held as float; past

@@ -174,11 +174,11 @@ class BackwardRun {
     const std::size_t skip = keys.begin * kStepGroups * kGroupBytes;
     const int depth = static_cast<int>(keys.size()) * kStepGroups * arch::kGroupUnits;
     for (int column = 0; column < at_.columns; ++column)
-      Arch::template block<Format, true, 2>(
-          arch::Operands{at(at_.k_t + column * at_.group_column + skip),
-                         at(at_.ds_b + query * at_.group_column + skip), at_.group_plane, at_.group_plane,
-                         depth},
-          c_block(at_.dq, column * at_.query_blocks + query), arch::NoHook{});
+      Arch::template block<Format, true, 2>(arch::Operands{at(at_.k_t + column * at_.group_column + skip),
+                                                           at(at_.ds_b + query * at_.group_column + skip),
+                                                           at_.group_plane, at_.group_plane, depth},
+                                            c_block(at_.dq, column * at_.query_blocks + query),
+                                            arch::NoHook{});
   }
 
   // Dropout and dense mask of the super-block and the group of keys, a word of queries per key, for the
@@ -422,8 +422,8 @@ class BackwardRun {
     float* share = t_.share.data + share_offset + (key - t_.share.key_begin) * channels;
     for (std::int64_t c = 0; c < channels; c += kLanes) {
       const vec before = t_.share.add ? load_some<Arch>(share + c, channels - c) : Arch::zero();
-      const vec x = Arch::add(
-          before, Arch::load(from + c / kBlock * arch::kBlockFloats + c % kBlock / kLanes * 256));
+      const vec x =
+          Arch::add(before, Arch::load(from + c / kBlock * arch::kBlockFloats + c % kBlock / kLanes * 256));
       if (t_.share.data && !t_.share.last) {
         store_some<Arch>(share + c, x, channels - c);
       } else {

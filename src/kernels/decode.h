@@ -8,6 +8,7 @@
 #pragma once
 
 #include <new>
+#include <type_traits>
 
 #include "kernels/keys.h"
 #include "kernels/partial.h"
@@ -15,6 +16,8 @@
 #include "kernels/softmax.h"
 
 namespace fusion_attention::kernels {
+
+inline constexpr int kTogether = 4;  // query rows that share one pass over a row of K or V, at most
 
 // K and V are fetched one step ahead, so that its lines arrive while the step before is computed (measured
 // best of 16, 24, 32, 64 rows on Zen 5; spread over the loop, never in bursts).
@@ -32,7 +35,7 @@ struct DecodeLayout {
     scores = queries + kDecodeRows * depth * sizeof(float);
     weights = scores + arch::kBlockFloats * sizeof(float);
     sums = weights + 2 * kGroupBytes;
-    outputs = sums + kDecodeRows * kLanes * kLine;
+    outputs = sums + kTogether * kLanes * kLine;
     step = outputs + columns * arch::kBlockFloats * sizeof(float);
     bytes = step + KeyRows<Arch, T>::step_bytes(greater(shape.depth, shape.value_depth));
   }
@@ -43,7 +46,6 @@ class DecodeRun {
   using vec = typename Arch::vec;
   using State = SoftmaxState<Arch>;
   using Step = typename KeyRows<Arch, T>::Step;
-  static constexpr int kTogether = 4;  // query rows that share one pass over a row of K or V
 
  public:
   DecodeRun(const ForwardArgs& args, const ForwardTask& task, std::byte* scratch)
@@ -67,7 +69,10 @@ class DecodeRun {
       const bool part = soften(key, n);
       const Step values = value_in_key_ ? keys : values_.step(key, n, reach.end);
       for (int r = 0; r < rows(); r += kTogether)
-        part ? weigh_rows<true>(r, values, key, n) : weigh_rows<false>(r, values, key, n);
+        with_rows(r, [&](auto together) {
+          part ? weigh_rows<true, together()>(r, values, key, n)
+               : weigh_rows<false, together()>(r, values, key, n);
+        });
     }
     for (int r = 0; r < rows(); ++r)
       finish_row<Arch, T>(a_, t_, head_of(r), row_of(r), state_, r,
@@ -80,6 +85,21 @@ class DecodeRun {
   int rows() const { return static_cast<int>(shape_.group * task_rows()); }
   std::int64_t head_of(int r) const { return t_.kv_head * shape_.group + r / task_rows(); }
   std::int64_t row_of(int r) const { return t_.row_begin + r % task_rows(); }
+
+  // use(number of query rows from r on that share a pass), a constant.
+  template <class Use>
+  FA_INLINE void with_rows(int r, const Use& use) const {
+    switch (rows() - r) {
+      case 1:
+        return use(std::integral_constant<int, 1>{});
+      case 2:
+        return use(std::integral_constant<int, 2>{});
+      case 3:
+        return use(std::integral_constant<int, 3>{});
+      default:
+        return use(std::integral_constant<int, kTogether>{});
+    }
+  }
 
   float* floats(std::size_t offset) const { return reinterpret_cast<float*>(scratch_ + offset); }
 
@@ -99,43 +119,38 @@ class DecodeRun {
       Arch::store(floats(at_.outputs) + i, Arch::zero());
   }
 
-  // S of n ≤ 32 keys. The sixteen lanes of a dot product are added up for sixteen keys at once, by a
-  // transpose.
+  // S of n ≤ 32 keys. The sixteen lanes of a dot product are added up for sixteen keys at once.
   void dot_rows(const Step& keys, int n) {
     for (int half = 0; half * kLanes < n; ++half) {
-      for (int j = 0; j < kLanes; ++j) {
-        const int key = half * kLanes + j;
-        if (key < n) {
-          dot_key(keys, key, j);
-        } else {
-          for (int r = 0; r < rows(); ++r) Arch::store(sum_of(r, j), Arch::zero());
-        }
-      }
-      for (int r = 0; r < rows(); ++r) {
-        vec lanes[kLanes];
-        for (int j = 0; j < kLanes; ++j) lanes[j] = Arch::load(sum_of(r, j));
-        Arch::transpose(lanes);
-        for (int width = kLanes / 2; width > 0; width /= 2)
-          for (int i = 0; i < width; ++i) lanes[i] = Arch::add(lanes[i], lanes[i + width]);
-        Arch::store(floats(at_.scores) + arch::c_offset(r, half), lanes[0]);
-      }
+      const int here = static_cast<int>(lesser(kLanes, n - half * kLanes));
+      for (int r = 0; r < rows(); r += kTogether)
+        with_rows(r, [&](auto together) { dot_half<together()>(r, keys, half, here); });
+    }
+  }
+  template <int Together>
+  void dot_half(int first, const Step& keys, int half, int n) {
+    for (int j = 0; j < n; ++j) dot_key<Together>(first, keys, half * kLanes + j, j);
+    for (int r = 0; r < Together; ++r) {
+      vec lanes[kLanes];
+      for (int j = 0; j < kLanes; ++j) lanes[j] = Arch::load(sum_of(r, j));
+      Arch::store(floats(at_.scores) + arch::c_offset(first + r, half), Arch::sums(lanes));
     }
   }
   float* sum_of(int r, int j) const { return floats(at_.sums) + (r * kLanes + j) * kLanes; }
 
-  FA_INLINE void dot_key(const Step& keys, int key, int j) {
+  template <int Together>
+  FA_INLINE void dot_key(int first, const Step& keys, int key, int j) {
     const T* k = keys.rows[key];
     const T* ahead = reinterpret_cast<const T*>(keys.ahead[key]);
-    for (int r = 0; r < rows(); r += kTogether) {
-      const float* q = floats(at_.queries) + r * at_.depth;
-      vec sum[kTogether] = {Arch::zero(), Arch::zero(), Arch::zero(), Arch::zero()};
-      for (std::int64_t d = 0; d < shape_.depth; d += kLanes) {
-        if (r == 0) __builtin_prefetch(ahead + d);
-        const vec x = load_some<Arch>(k + d, shape_.depth - d);
-        for (int i = 0; i < kTogether; ++i) sum[i] = Arch::fma(Arch::load(q + i * at_.depth + d), x, sum[i]);
-      }
-      for (int i = 0; i < kTogether; ++i) Arch::store(sum_of(r + i, j), sum[i]);
+    const float* q = floats(at_.queries) + first * at_.depth;
+    vec sum[Together];
+    for (int i = 0; i < Together; ++i) sum[i] = Arch::zero();
+    for (std::int64_t d = 0; d < shape_.depth; d += kLanes) {
+      if (first == 0) __builtin_prefetch(ahead + d);
+      const vec x = load_some<Arch>(k + d, shape_.depth - d);
+      for (int i = 0; i < Together; ++i) sum[i] = Arch::fma(Arch::load(q + i * at_.depth + d), x, sum[i]);
     }
+    for (int i = 0; i < Together; ++i) Arch::store(sum_of(i, j), sum[i]);
   }
 
   // P of the step; says whether some pair is hidden.
@@ -165,29 +180,47 @@ class DecodeRun {
     return floats(at_.weights + j / kLanes * kGroupBytes + r * kLine)[j % kLanes];
   }
 
-  // O of kTogether rows from r on += P·V over n keys. In a part step an infinity or NaN of V must not meet
-  // the zero weight of a hidden pair: such elements are left out and added for the rows that see them.
-  template <bool Part>
+  // O of the rows from r on += P·V over n keys. In a part step an infinity or NaN of V must not meet the zero
+  // weight of a hidden pair: such elements are left out and added for the rows that see them.
+  template <bool Part, int Together>
   void weigh_rows(int r, const Step& values, std::int64_t first, int n) {
+    constexpr int kColumns = 8 / Together;  // vecs side by side: as many sums as FMA has latency
     bool nonfinite = false;
-    for (std::int64_t c = 0; c < shape_.value_depth; c += kLanes) {
-      float* o =
-          floats(at_.outputs) + c / kBlock * arch::kBlockFloats + arch::c_offset(r, c % kBlock / kLanes);
-      vec sum[kTogether];
-      for (int i = 0; i < kTogether; ++i) sum[i] = Arch::load(o + i * kLanes);
-      for (int j = 0; j < n; ++j) {
-        if (r == 0) __builtin_prefetch(reinterpret_cast<const T*>(values.ahead[j]) + c);
-        vec v = load_some<Arch>(values.rows[j] + c, shape_.value_depth - c);
-        if constexpr (Part) v = clear_nonfinite<Arch>(v, nonfinite);
-        for (int i = 0; i < kTogether; ++i) sum[i] = Arch::fma(Arch::set(weight(r + i, j)), v, sum[i]);
+    std::int64_t c = 0;
+    for (; c + kColumns * kLanes <= shape_.value_depth; c += kColumns * kLanes)
+      nonfinite |= weigh_columns<Part, Together, kColumns>(r, values, c, n);
+    for (; c < shape_.value_depth; c += kLanes)
+      nonfinite |= weigh_columns<Part, Together, 1>(r, values, c, n);
+    if (nonfinite) weigh_nonfinite(r, Together, values.rows, first, n);
+  }
+  template <bool Part, int Together, int Columns>
+  FA_INLINE bool weigh_columns(int r, const Step& values, std::int64_t c, int n) {
+    bool nonfinite = false;
+    vec sum[Columns][Together];
+    const auto o = [&](int i, int column) __attribute__((always_inline)) {
+      return floats(at_.outputs) + o_offset(r + i, c + column * kLanes);
+    };
+    for (int column = 0; column < Columns; ++column)
+      for (int i = 0; i < Together; ++i) sum[column][i] = Arch::load(o(i, column));
+    for (int j = 0; j < n; ++j) {
+      const T *v = values.rows[j] + c, *ahead = reinterpret_cast<const T*>(values.ahead[j]) + c;
+      vec p[Together];
+      for (int i = 0; i < Together; ++i) p[i] = Arch::set(weight(r + i, j));
+      for (int column = 0; column < Columns; ++column) {
+        if (r == 0) __builtin_prefetch(ahead + column * kLanes);
+        vec x = load_some<Arch>(v + column * kLanes, shape_.value_depth - c - column * kLanes);
+        if constexpr (Part) x = clear_nonfinite<Arch>(x, nonfinite);
+        for (int i = 0; i < Together; ++i) sum[column][i] = Arch::fma(p[i], x, sum[column][i]);
       }
-      for (int i = 0; i < kTogether; ++i) Arch::store(o + i * kLanes, sum[i]);
     }
-    if (nonfinite) weigh_nonfinite(r, values.rows, first, n);
+    for (int column = 0; column < Columns; ++column)
+      for (int i = 0; i < Together; ++i) Arch::store(o(i, column), sum[column][i]);
+    return nonfinite;
   }
 
-  [[gnu::noinline]] void weigh_nonfinite(int first_row, Rows<T> values, std::int64_t first, int n) {
-    for (int r = first_row; r < lesser(first_row + kTogether, rows()); ++r)
+  [[gnu::noinline]] void weigh_nonfinite(int first_row, int together, Rows<T> values, std::int64_t first,
+                                         int n) {
+    for (int r = first_row; r < first_row + together; ++r)
       for (int j = 0; j < n; ++j) {
         if (!state_.sees(r, first + j, shape_.overlay.key)) continue;
         for (std::int64_t c = 0; c < shape_.value_depth; ++c) {

@@ -63,7 +63,7 @@ struct GradientStep {
       vec even = Arch::load(carry + half * kLanes);
       for (int i = 0; i < Format::kPlanes; ++i)
         Arch::store(reinterpret_cast<float*>(to + i * b_plane + r / 2 * kLine),
-                    pair<Format::kPlanes == 1>(even, d));
+                    pair < Format::kPlanes == 1 > (even, d));
     }
   }
 

@@ -54,6 +54,7 @@ struct VerbTable {
   std::uint16_t (*bytes)(const std::uint8_t* p, int n);
   float (*reduce_max)(const float* a);
   float (*reduce_add)(const float* a);
+  void (*sums)(const float* square, float* out);
   void (*transpose)(float* square);
   Unary truncate_bf16, round_bf16, round_fp16;
   Binary interleave;
@@ -151,6 +152,11 @@ constexpr VerbTable verb_table() {
       [](const std::uint8_t* p, int n) -> std::uint16_t { return Arch::bytes(p, n); },
       [](const float* a) { return Arch::reduce_max(Arch::load(a)); },
       [](const float* a) { return Arch::reduce_add(Arch::load(a)); },
+      [](const float* square, float* out) {
+        typename Arch::vec rows[kLanes];
+        for (int i = 0; i < kLanes; ++i) rows[i] = Arch::load(square + i * kLanes);
+        Arch::store(out, Arch::sums(rows));
+      },
       [](float* square) {
         typename Arch::vec rows[kLanes];
         for (int i = 0; i < kLanes; ++i) rows[i] = Arch::load(square + i * kLanes);

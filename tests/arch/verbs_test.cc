@@ -8,6 +8,7 @@
 #include <cmath>
 #include <cstring>
 #include <limits>
+#include <numeric>
 #include <random>
 
 #include "arch/float_mode.h"
@@ -275,6 +276,15 @@ TEST_P(Verbs, Masks) {
       for (int i = 0; i < n; ++i) p[i] = random_() % 2 != 0 ? static_cast<std::uint8_t>(random_()) : 0;
       EXPECT_EQ(verbs().bytes(p, n), verbs_scalar.bytes(p, n)) << n << " bytes, " << testing::seed_line();
     }
+}
+
+// Of whole numbers, whose sums are exact in any order.
+TEST_P(Verbs, SumsOfSixteen) {
+  float square[kLanes * kLanes], got[kLanes];
+  for (float& x : square) x = static_cast<float>(random_() % 20001) - 10000;
+  verbs().sums(square, got);
+  for (int i = 0; i < kLanes; ++i)
+    EXPECT_EQ(got[i], std::accumulate(square + i * kLanes, square + (i + 1) * kLanes, 0.0f)) << i;
 }
 
 TEST_P(Verbs, Transpose) {
