@@ -10,7 +10,7 @@ namespace {
 
 using kernels::Algorithm, kernels::Blocking;
 
-constexpr Blocking kTiny{.rows = 32, .keys = 64, .round_trip = 64, .splits = 2};
+constexpr Blocking kTiny{.rows = 32, .keys = 64, .round_trip = 64, .splits = 4};
 
 struct MachineRow {
   const char* arch;  // prefix of the kernel row's arch

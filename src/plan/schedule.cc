@@ -24,8 +24,11 @@ constexpr std::int64_t kFewRows = 512, kLeastTaskRows = 32;
 // longer ones.
 constexpr std::int64_t kLeastKeys = 512, kLeastKeysManyRows = 1024, kManyRows = 64;
 // Query rows of a backward split at least. Its dK and dV are cleared, stored and added up once per that many:
-// at 512 rows that took some 7 % of the time (fp32, D = 128, 2048 and 4096 rows), hence twice as many.
-constexpr std::int64_t kLeastRows = 1024;
+// some 2 % of the time at 768 rows. Two threads share a head of half as many.
+constexpr std::int64_t kLeastRows = 768, kLeastRowsOfTwo = 512;
+// Pieces at most that the first of a head's splits is cut into, and splits per piece at least. With 33 heads
+// of 16 splits on 64 threads, 8.25 rounds took 9: 92 %; quarters of a split make up the difference.
+constexpr std::int64_t kMostPieces = 4, kSplitsPerPiece = 2;
 // Tasks per thread at least, where there are rows enough.
 constexpr std::int64_t kTasksPerThread = 4;
 // Tasks of the last round are this much smaller, so that threads end together.
@@ -153,8 +156,36 @@ std::int64_t keys_of(const kernels::BackwardSplit& split) {
   return split.key_end - split.key_begin;
 }
 
-// The splits of a sequence's rows, so that all have the same number of visible tiles. Returns their floats.
-std::int64_t cut_rows(const Sequence& s, std::int64_t splits, std::int64_t tiles, std::int64_t channels,
+// How the rows of a sequence are cut in the backward: into `units` of equally many visible tiles, a power of
+// two, so that the threads of a machine share a head evenly; the first of them into `pieces`, so that threads
+// that share many heads end together. The first: under a causal mask it meets the fewest keys.
+struct RowSplits {
+  std::int64_t units = 1, pieces = 1;
+
+  std::int64_t count() const { return pieces + units - 1; }
+  // Of `tiles`, those of split i; and those of the splits up to it, with it.
+  std::int64_t weight(std::int64_t i, std::int64_t tiles) const {
+    return tiles / (i < pieces ? units * pieces : units);
+  }
+  std::int64_t end(std::int64_t i, std::int64_t tiles) const {
+    return (i < pieces ? i + 1 : (i - pieces + 2) * pieces) * tiles / (units * pieces);
+  }
+};
+
+// `record`: the floats of a split that sees every key.
+RowSplits row_splits(const Sequence& s, const Blocking& blocking, std::int64_t record) {
+  const std::int64_t most = lesser(blocking.splits, kMostHeadFloats / greater(record, 1) - kMostPieces + 1);
+  const auto least = [&](std::int64_t units) {
+    return tiny(blocking) ? blocking.rows : units == 2 ? kLeastRowsOfTwo : kLeastRows;
+  };
+  RowSplits cut;
+  while (cut.units * 2 <= most && cut.units * 2 * least(cut.units * 2) <= s.rows) cut.units *= 2;
+  while (cut.pieces < kMostPieces && cut.pieces * 2 * kSplitsPerPiece <= cut.units) cut.pieces *= 2;
+  return cut;
+}
+
+// The splits of a sequence's rows. Returns their floats.
+std::int64_t cut_rows(const Sequence& s, const RowSplits& splits, std::int64_t tiles, std::int64_t channels,
                       Schedule& out) {
   std::int64_t seen = 0, row = 0, begin = 0, floats = 0;
   const auto cut = [&](std::int64_t end) {
@@ -164,22 +195,17 @@ std::int64_t cut_rows(const Sequence& s, std::int64_t splits, std::int64_t tiles
     floats += keys * channels;
     begin = end;
   };
-  for (std::int64_t split = 1; split < splits; ++split) {
-    const std::int64_t most = s.rows - (splits - split) * 32;  // every later split keeps some rows
+  for (std::int64_t split = 0; split < splits.count() - 1; ++split) {
+    const std::int64_t most =
+        s.rows - (splits.count() - 1 - split) * 32;  // every later split keeps some rows
     do {
       seen += visible_tiles(s, row, lesser(row + 32, s.rows));
       row += 32;
-    } while (row < most && seen * splits < tiles * split);
+    } while (row < most && seen < splits.end(split, tiles));
     cut(row);
   }
   cut(s.rows);
   return floats;
-}
-
-// `record`: the floats of a split that sees every key.
-std::int64_t row_splits(const Sequence& s, const Blocking& blocking, std::int64_t record) {
-  const std::int64_t wanted = s.rows / (tiny(blocking) ? blocking.rows : kLeastRows);
-  return clamp(lesser(wanted, kMostHeadFloats / greater(record, 1)), 1, blocking.splits);
 }
 
 // Sequences whose bias numbers may be the same have equal keys; and heads, if the bias has no head axis.
@@ -238,20 +264,22 @@ void group_by_owner(const Problem& problem, Schedule& out) {
 }
 
 // The splits of one head side by side: a task each, and their merge. `floats`: what they leave.
-void add_splits(const Problem& problem, Task task, std::int64_t floats, Schedule& out) {
+void add_splits(const Problem& problem, Task task, const RowSplits& splits, std::int64_t floats,
+                Schedule& out) {
   const Sequence& s = problem.sequences[static_cast<std::size_t>(task.sequence)];
   Merge merge{.sequence = task.sequence,
               .kv_head = task.kv_head,
               .partial = out.partial_floats,
               .split = task.split,
               .splits = static_cast<int>(task.chain)};
-  const std::int64_t splits = std::exchange(task.chain, 1);
-  task.weight /= splits;
-  for (std::int64_t split = 0; split < splits; ++split) {
+  task.chain = 1;
+  const std::int64_t tiles = task.weight;
+  for (std::int64_t split = 0; split < splits.count(); ++split) {
     const kernels::BackwardSplit& rows = out.splits[static_cast<std::size_t>(task.split + split)];
     task.row_end = rows.row_end;
     task.key_begin = rows.key_begin, task.key_end = rows.key_end;
     task.partial = out.partial_floats + rows.share;
+    task.weight = splits.weight(split, tiles);
     out.tasks.push_back(task);
     task.row_begin = task.row_end;
   }
@@ -314,16 +342,17 @@ void schedule_backward(const Problem& problem, const Blocking& blocking, int thr
   for (const Sequence& s : problem.sequences) left += visible_tiles(s, 0, s.rows) * kv_heads;
   for (std::size_t index = 0; index < problem.sequences.size(); ++index) {
     const Sequence& s = problem.sequences[index];
-    const std::int64_t record = s.keys * channels, splits = row_splits(s, blocking, record);
+    const std::int64_t record = s.keys * channels;
+    const RowSplits splits = row_splits(s, blocking, record);
     const std::int64_t tiles = visible_tiles(s, 0, s.rows);
     Task task{.sequence = static_cast<std::int64_t>(index),
               .row_end = s.rows,
               .key_end = s.keys,
               .split = static_cast<std::int64_t>(out.splits.size()),
-              .chain = splits,
+              .chain = splits.count(),
               .weight = tiles};
     std::int64_t floats = 0;  // of the splits of a head
-    if (splits > 1) {
+    if (task.chain > 1) {
       floats = cut_rows(s, splits, tiles, channels, out);
     } else {
       out.task_keys = greater(out.task_keys, s.keys);
@@ -334,11 +363,11 @@ void schedule_backward(const Problem& problem, const Blocking& blocking, int thr
       // are tasks of their own, so that threads end together.
       const bool fits = out.partial_floats == 0 || out.partial_floats + floats <= threads * kMostThreadFloats;
       const bool side_by_side = threads > 1 && left < tiles * threads && fits && !problem.bias.gradient;
-      if (splits > 1 && side_by_side) {
-        add_splits(problem, task, floats, out);
+      if (task.chain > 1 && side_by_side) {
+        add_splits(problem, task, splits, floats, out);
         continue;
       }
-      if (splits > 1) out.chain_floats = greater(out.chain_floats, record + out.task_keys * channels);
+      if (task.chain > 1) out.chain_floats = greater(out.chain_floats, record + out.task_keys * channels);
       out.tasks.push_back(task);
     }
   }
