@@ -8,6 +8,7 @@
 #include <utility>
 
 #include "base/math.h"
+#include "plan/machine.h"
 #include "plan/tiles.h"
 #include "problem/reach.h"
 
@@ -15,30 +16,6 @@ namespace fusion_attention::plan {
 namespace {
 
 using kernels::Blocking;
-
-// Query rows, heads of a group together, up to which keys are split: more rows than that are tasks enough, if
-// they are not the heads of fewer rows than a task takes at least.
-constexpr std::int64_t kFewRows = 512, kLeastTaskRows = 32;
-// Keys of a split at least. Merging costs a record of Dv + 2 floats per row and split, 512 keys of arithmetic
-// on the row 500 times as much; but a chunk of keys is packed for the rows of one task, so many rows take
-// longer ones.
-constexpr std::int64_t kLeastKeys = 512, kLeastKeysManyRows = 1024, kManyRows = 64;
-// Query rows of a backward split at least. Its dK and dV are cleared, stored and added up once per that many:
-// some 2 % of the time at 768 rows. Two threads share a head of half as many.
-constexpr std::int64_t kLeastRows = 768, kLeastRowsOfTwo = 512;
-// Pieces at most that the first of a head's splits is cut into, and splits per piece at least. With 33 heads
-// of 16 splits on 64 threads, 8.25 rounds took 9: 92 %; quarters of a split make up the difference.
-constexpr std::int64_t kMostPieces = 4, kSplitsPerPiece = 2;
-// Tasks per thread at least, where there are rows enough.
-constexpr std::int64_t kTasksPerThread = 4;
-// Tasks of the last round are this much smaller, so that threads end together.
-constexpr std::int64_t kLastRound = 4;
-// Partials of the backward: of the splits of one head, which bounds their number; and of all splits side by
-// side per thread, beyond which heads run theirs as chains.
-constexpr std::int64_t kMostHeadFloats = std::int64_t{1} << 29;    // 2 GiB
-constexpr std::int64_t kMostThreadFloats = std::int64_t{1} << 26;  // 256 MiB
-// Keys of a backward merge: one head must not leave the other threads idle.
-constexpr std::int64_t kMergeKeys = 256;
 
 // A quarter of an octave: classes in which the order of tasks is free.
 int weight_class(std::int64_t weight) {
@@ -64,7 +41,7 @@ void heavy_first(Schedule& out) {
 }
 
 bool tiny(const Blocking& blocking) {
-  return blocking.keys < kLeastKeys / 4;
+  return blocking.keys < kDivision.least_keys / 4;
 }
 
 // The keys that any row of a sequence sees, from a multiple of 32, and how they are split.
@@ -75,11 +52,12 @@ struct KeySplits {
 KeySplits key_splits(const Sequence& s, std::int64_t group, const Blocking& blocking) {
   const KeySplits one{0, s.keys, greater(s.keys, 1)};
   const std::int64_t rows = s.rows * group;
-  if (rows == 0 || (rows > kFewRows && s.rows > kLeastTaskRows && !tiny(blocking))) return one;
+  if (rows == 0 || (rows > kDivision.few_rows && s.rows > kDivision.least_task_rows && !tiny(blocking)))
+    return one;
   const auto [begin, end] = reach(s);
-  const std::int64_t least = tiny(blocking)      ? blocking.keys
-                             : rows <= kManyRows ? kLeastKeys
-                                                 : kLeastKeysManyRows;
+  const std::int64_t least = tiny(blocking)                ? blocking.keys
+                             : rows <= kDivision.many_rows ? kDivision.least_keys
+                                                           : kDivision.least_keys_many_rows;
   const std::int64_t splits = clamp((end - begin) / least, 1, blocking.splits);
   if (splits == 1) return one;
   return {begin, end, round_up(ceil_div(end - begin, splits), 32)};
@@ -95,8 +73,8 @@ RowRanges row_ranges(const Problem& problem, const Blocking& blocking, int threa
   for (const Sequence& s : problem.sequences) total += s.rows * problem.key.heads();
   const std::int64_t most = greater(blocking.rows, 32), per_thread = ceil_div(total, threads);
   if (threads == 1 || total == 0) return {most, most, 0};
-  const std::int64_t rows = clamp(round_up(ceil_div(per_thread, kTasksPerThread), 32), 32, most);
-  return {rows, clamp(round_up(rows / kLastRound, 32), 32, rows),
+  const std::int64_t rows = clamp(round_up(ceil_div(per_thread, kDivision.tasks_per_thread), 32), 32, most);
+  return {rows, clamp(round_up(rows / kDivision.last_round, 32), 32, rows),
           std::min(1.0, static_cast<double>(rows) / static_cast<double>(per_thread))};
 }
 
@@ -174,13 +152,15 @@ struct RowSplits {
 
 // `record`: the floats of a split that sees every key.
 RowSplits row_splits(const Sequence& s, const Blocking& blocking, std::int64_t record) {
-  const std::int64_t most = lesser(blocking.splits, kMostHeadFloats / greater(record, 1) - kMostPieces + 1);
+  const std::int64_t most =
+      lesser(blocking.splits, kDivision.most_head_floats / greater(record, 1) - kDivision.most_pieces + 1);
   const auto least = [&](std::int64_t units) {
-    return tiny(blocking) ? blocking.rows : units == 2 ? kLeastRowsOfTwo : kLeastRows;
+    return tiny(blocking) ? blocking.rows : units == 2 ? kDivision.least_rows_of_two : kDivision.least_rows;
   };
   RowSplits cut;
   while (cut.units * 2 <= most && cut.units * 2 * least(cut.units * 2) <= s.rows) cut.units *= 2;
-  while (cut.pieces < kMostPieces && cut.pieces * 2 * kSplitsPerPiece <= cut.units) cut.pieces *= 2;
+  while (cut.pieces < kDivision.most_pieces && cut.pieces * 2 * kDivision.splits_per_piece <= cut.units)
+    cut.pieces *= 2;
   return cut;
 }
 
@@ -284,8 +264,8 @@ void add_splits(const Problem& problem, Task task, const RowSplits& splits, std:
     task.row_begin = task.row_end;
   }
   out.partial_floats += floats;
-  for (merge.begin = 0; merge.begin < s.keys; merge.begin += kMergeKeys) {
-    merge.end = lesser(s.keys, merge.begin + kMergeKeys);
+  for (merge.begin = 0; merge.begin < s.keys; merge.begin += kDivision.merge_keys) {
+    merge.end = lesser(s.keys, merge.begin + kDivision.merge_keys);
     out.merges.push_back(merge);
   }
 }
@@ -301,7 +281,7 @@ void Schedule::clear() {
 }
 
 int useful_threads(const Problem& problem, int threads) {
-  constexpr double kScores = 4 * 32 * 32;  // four tiles, some 10 µs
+  constexpr double kScores = 32.0 * 32 * kDivision.tiles_per_thread;
   double scores = 0;
   for (const Sequence& s : problem.sequences) {
     scores += static_cast<double>(s.rows) * static_cast<double>(s.keys) *
@@ -361,7 +341,8 @@ void schedule_backward(const Problem& problem, const Blocking& blocking, int thr
       left -= tiles;
       // A head is one task while there is one more like it for every thread; the splits of the last heads
       // are tasks of their own, so that threads end together.
-      const bool fits = out.partial_floats == 0 || out.partial_floats + floats <= threads * kMostThreadFloats;
+      const bool fits =
+          out.partial_floats == 0 || out.partial_floats + floats <= threads * kDivision.most_thread_floats;
       const bool side_by_side = threads > 1 && left < tiles * threads && fits && !problem.bias.gradient;
       if (task.chain > 1 && side_by_side) {
         add_splits(problem, task, splits, floats, out);
