@@ -198,9 +198,8 @@ TEST(Schedule, IsBalanced) {
             packed(pass, 8, {16000, 37, 4099, 8191, 1, 2000, 12345, 700, 9000, 6000, 11111, 7}, band));
         for (const Problem& p : problems) {
           const Schedule schedule = scheduled(p, false, threads);
-          EXPECT_GE(balance(schedule, p, threads), 0.97)
-              << text(p).substr(0, 90) << " on " << threads << " threads, " << schedule.tasks.size()
-              << " tasks";
+          EXPECT_GE(balance(schedule, p, threads), 0.97) << text(p).substr(0, 90) << " on " << threads
+                                                         << " threads, " << schedule.tasks.size() << " tasks";
         }
       }
 }
