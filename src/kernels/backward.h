@@ -37,15 +37,14 @@ class BackwardRun {
         scratch_(scratch) {}
 
   void run() {
-    clear(at_.dk, at_.key_blocks * at_.columns);
-    clear(at_.dv, at_.key_blocks * at_.value_columns);
     for (std::int64_t g = 0; g < shape_.group; ++g)
       for (std::int64_t row = t_.row_begin; row < t_.row_end; row += a_.blocking.rows)
         super_block(t_.kv_head * shape_.group + g, row, lesser(row + a_.blocking.rows, t_.row_end));
+    clear_gradients(at_.key_blocks);
     for (std::int64_t key = t_.key_begin; key < t_.key_end; ++key) {
       store_row(at_.dk, at_.columns, key, shape_.depth, shape_.scale, a_.key_gradient, 0);
       store_row(at_.dv, at_.value_columns, key, shape_.value_depth, shape_.dropout.inverse_keep,
-                a_.value_gradient, (t_.key_end - t_.key_begin) * shape_.depth);
+                a_.value_gradient, (t_.share.key_end - t_.share.key_begin) * shape_.depth);
     }
   }
 
@@ -58,9 +57,15 @@ class BackwardRun {
   static Rows<T> rows_at(const Operand& o, std::int64_t head, std::int64_t row) {
     return {o.data + head * o.head + row * o.row, o.row};
   }
-  void clear(std::size_t offset, std::int64_t blocks) {
-    for (std::size_t i = 0; i < blocks * arch::kBlockFloats; i += kLanes)
-      Arch::store(floats(offset) + i, Arch::zero());
+  static void clear(float* c, std::int64_t blocks) {
+    for (std::size_t i = 0; i < blocks * arch::kBlockFloats; i += kLanes) Arch::store(c + i, Arch::zero());
+  }
+  // dK and dV = 0 up to a block of keys, when it is first met: what is added to them finds them near.
+  void clear_gradients(std::int64_t end) {
+    for (; cleared_ < end; ++cleared_) {
+      clear(c_block(at_.dk, cleared_ * at_.columns), at_.columns);
+      clear(c_block(at_.dv, cleared_ * at_.value_columns), at_.value_columns);
+    }
   }
 
   // Queries [begin, end) of one head against every key they see.
@@ -68,7 +73,7 @@ class BackwardRun {
     head_ = head, row_ = begin, rows_ = end - begin;
     used_ = ceil_div(rows_, kBlock);
     pack_queries();
-    clear(at_.dq, at_.columns * at_.query_blocks);
+    clear(floats(at_.dq), at_.columns * at_.query_blocks);
     const auto sees = [&](std::int64_t i) {
       return shape_.band.row(shape_.row0 + i, shape_.key0 + shape_.keys);
     };
@@ -136,6 +141,8 @@ class BackwardRun {
     return Arch::reduce_add(sum);
   }
   std::uint32_t& alive_of(std::int64_t b) const { return reinterpret_cast<std::uint32_t*>(at(at_.alive))[b]; }
+  // Blocks of keys of the group, from the first to the last that a block of queries met.
+  Interval& met_by(std::int64_t query) const { return reinterpret_cast<Interval*>(at(at_.met))[query]; }
   Interval& queries_of(std::int64_t key) const { return reinterpret_cast<Interval*>(at(at_.queries))[key]; }
 
   // Keys [key_, key_ + keys_).
@@ -156,16 +163,22 @@ class BackwardRun {
       queries_of(j) = {rows.begin - shape_.row0, rows.end - shape_.row0};
     }
     if (shape_.dropout.on || shape_.overlay.data) fill_words(blocks);
-    Interval touched{used_, 0};  // blocks of queries that met a key of the group
-    for (std::int64_t b = 0; b < blocks; ++b) key_block(b, touched);
-    // dQᵀ += Kᵀ·dSᵀ
-    for (std::int64_t b = touched.begin; b < touched.end; ++b)
-      for (int column = 0; column < at_.columns; ++column)
-        Arch::template block<Format, true, 2>(
-            arch::Operands{at(at_.k_t + column * at_.group_column), at(at_.ds_b + b * at_.group_column),
-                           at_.group_plane, at_.group_plane,
-                           static_cast<int>(blocks) * kStepGroups * arch::kGroupUnits},
-            c_block(at_.dq, column * at_.query_blocks + b), arch::NoHook{});
+    for (std::int64_t query = 0; query < used_; ++query) met_by(query) = {blocks, 0};
+    for (std::int64_t b = 0; b < blocks; ++b) key_block(b);
+    for (std::int64_t query = 0; query < used_; ++query)
+      if (!met_by(query).empty()) add_to_queries(query, met_by(query));
+  }
+
+  // dQᵀ += Kᵀ·dSᵀ over some blocks of keys of the group.
+  void add_to_queries(std::int64_t query, Interval keys) {
+    const std::size_t skip = keys.begin * kStepGroups * kGroupBytes;
+    const int depth = static_cast<int>(keys.size()) * kStepGroups * arch::kGroupUnits;
+    for (int column = 0; column < at_.columns; ++column)
+      Arch::template block<Format, true, 2>(
+          arch::Operands{at(at_.k_t + column * at_.group_column + skip),
+                         at(at_.ds_b + query * at_.group_column + skip), at_.group_plane, at_.group_plane,
+                         depth},
+          c_block(at_.dq, column * at_.query_blocks + query), arch::NoHook{});
   }
 
   // Dropout and dense mask of the super-block and the group of keys, a word of queries per key, for the
@@ -216,12 +229,14 @@ class BackwardRun {
   }
 
   // 32 keys against the queries that see them.
-  void key_block(std::int64_t b, Interval& touched) {
+  void key_block(std::int64_t b) {
     const Interval blocks = reach(b);
     clear_gradient(b, {0, blocks.begin});
     clear_gradient(b, {blocks.empty() ? 0 : blocks.end, used_});
     if (blocks.empty()) return;
-    touched = {lesser(touched.begin, blocks.begin), greater(touched.end, blocks.end)};
+    for (std::int64_t query = blocks.begin; query < blocks.end; ++query)
+      met_by(query) = {lesser(met_by(query).begin, b), b + 1};
+    clear_gradients(gradient_block(key_) + b + 1);
     bool pending_general = false;
     for (std::int64_t query = blocks.begin; query < blocks.end; ++query) {
       const Step step = step_of(b, query);
@@ -241,8 +256,7 @@ class BackwardRun {
       pending_general = general;
     }
     const Step last = step_of(b, blocks.end - 1);
-    for (int r = 0; r < kBlock; ++r)
-      pending_general ? last.template gradient<true>(r) : last.template gradient<false>(r);
+    for (int r = 0; r < kBlock; ++r) pending_general ? Gradient<true>{last}(r) : Gradient<false>{last}(r);
     if (last.keep_gradient) tile_of(b, blocks.end - 1).add_gradient(last.s);
     accumulate(at_.p, at_.d_o, at_.dv, at_.value_columns, shape_.value_depth, b, blocks);  // dV += Pᵀ·dO
     accumulate(at_.ds, at_.q, at_.dk, at_.columns, shape_.depth, b, blocks);               // dK += dSᵀ·Q
@@ -250,15 +264,9 @@ class BackwardRun {
   }
 
   template <bool General>
-  struct Probability {
-    const Step& step;
-    FA_INLINE void operator()(int r) const { step.template probability<General>(r); }
-  };
+  using Probability = GradientHook<ProbabilityRow<Arch, Format, General>, Step>;
   template <bool General>
-  struct Gradient {
-    const Step& step;
-    FA_INLINE void operator()(int r) const { step.template gradient<General>(r); }
-  };
+  using Gradient = GradientHook<GradientRow<Arch, Format, General>, Step>;
   template <class Hook>
   void scores(std::int64_t b, std::int64_t query, Hook hook) {
     const std::size_t plane = plane_bytes<Format>(shape_.depth);
@@ -408,13 +416,16 @@ class BackwardRun {
 
   // One key's row of dK or dV: finished, or as this split's share.
   void store_row(std::size_t blocks, int columns, std::int64_t key, std::int64_t channels, float factor,
-                 const Operand& out, std::int64_t partial_offset) {
+                 const Operand& out, std::int64_t share_offset) {
     const float* from =
         c_block(blocks, gradient_block(key) * columns) + arch::c_offset(static_cast<int>(key % kBlock), 0);
+    float* share = t_.share.data + share_offset + (key - t_.share.key_begin) * channels;
     for (std::int64_t c = 0; c < channels; c += kLanes) {
-      const vec x = Arch::load(from + c / kBlock * arch::kBlockFloats + c % kBlock / kLanes * 256);
-      if (t_.partial) {
-        store_some<Arch>(t_.partial + partial_offset + (key - t_.key_begin) * channels + c, x, channels - c);
+      const vec before = t_.share.add ? load_some<Arch>(share + c, channels - c) : Arch::zero();
+      const vec x = Arch::add(
+          before, Arch::load(from + c / kBlock * arch::kBlockFloats + c % kBlock / kLanes * 256));
+      if (t_.share.data && !t_.share.last) {
+        store_some<Arch>(share + c, x, channels - c);
       } else {
         T* to = reinterpret_cast<T*>(out.data + t_.kv_head * out.head + key * out.row);
         store_some<Arch>(to + c, Arch::mul(x, Arch::set(factor)), channels - c);
@@ -430,6 +441,7 @@ class BackwardRun {
   std::int64_t head_ = 0, row_ = 0, rows_ = 0,
                used_ = 0;            // the super-block: head, first query, queries, blocks of them
   std::int64_t key_ = 0, keys_ = 0;  // the group of keys
+  std::int64_t cleared_ = 0;         // blocks of keys whose dK and dV have begun
   bool nonfinite_queries_ = false, nonfinite_keys_ = false;
 };
 

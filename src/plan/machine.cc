@@ -15,8 +15,8 @@ constexpr MachineRow kTiny{"tiny", {.rows = 32, .keys = 64, .round_trip = 64, .s
 
 // The extents of a tile are no choice of this table: 32 × 32 with lines of 64 bytes is what two by two tiles
 // of the AMX unit hold, and every arch packs for them (arch/tile.h). How many registers of it are computed at
-// a time is the arch's (8 rows × 2 vectors of 32 with AVX-512, arch/registers.h): 16 accumulators, 2 of B and
-// broadcasts of A from memory, so that both FMA ports are fed from 10 loads per 16 multiplications.
+// a time is the arch's (arch/registers.h): 8 rows × 2 of the 32 registers of AVX-512, 10 loads for 16
+// multiplications, so that two load ports keep two FMA ports busy; 5 or 6 × 2 of the 16 of AVX2.
 //
 // rows        forward: what packing a key for one task costs, measured at D = 128 in fp32: 11 % at 128 rows,
 //             6 % at 256, 3 % at 512. The tile unit is 8 times as fast: 1024. decode: kDecodeRows, the lanes

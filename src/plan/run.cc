@@ -5,7 +5,6 @@
 #include <vector>
 
 #include "arch/float_mode.h"
-#include "base/math.h"
 #include "base/nodes.h"
 #include "base/parallel.h"
 #include "fusion_attention/error.h"
@@ -100,7 +99,12 @@ class Execution {
       chain(t, scratch);
     } else if (state_.row->backward) {
       state_.row->backward->run(backward_args(t.sequence),
-                                {t.kv_head, t.row_begin, t.row_end, t.key_begin, t.key_end, partial},
+                                {t.kv_head,
+                                 t.row_begin,
+                                 t.row_end,
+                                 t.key_begin,
+                                 t.key_end,
+                                 {.data = partial, .key_begin = t.key_begin, .key_end = t.key_end}},
                                 scratch);
     } else {
       kernel_of(t.sequence)
@@ -135,55 +139,25 @@ class Execution {
                                     static_cast<std::size_t>(workspace_.workers) * workspace_.scratch);
   }
 
-  // The splits of one head one after the other. Each share is computed from zero and added in index order,
-  // the last one by the merge: the sums, and the bits, of splits side by side.
+  // The splits of one head one after the other. Each share is computed from zero and added in index order:
+  // the sums, and the bits, of splits side by side.
   void chain(const plan::Task& t, std::byte* scratch) const {
     const kernels::BackwardArgs args = backward_args(t.sequence);
-    const std::int64_t keys = args.shape.keys, record = keys * (args.shape.depth + args.shape.value_depth);
+    const std::int64_t keys = args.shape.keys;
     float* sum = reinterpret_cast<float*>(scratch + workspace_.chain);
-    float* share = sum + record;
-    std::int64_t row = t.row_begin, held = 0;
-    const auto compute = [&](const kernels::BackwardSplit& split, float* to) {
-      state_.row->backward->run(args, {t.kv_head, row, split.row_end, split.key_begin, split.key_end, to},
-                                scratch);
-      row = split.row_end;
-    };
-    const kernels::BackwardSplit *split = splits(t.split), *last = split + t.chain - 1;
-    if (split->key_begin == 0 && split->key_end == keys) {
-      compute(*split++, sum);
-      held = keys;
+    std::fill_n(sum, keys * (args.shape.depth + args.shape.value_depth), 0.0f);
+    const kernels::BackwardSplit *first = splits(t.split), *last = first + t.chain - 1;
+    std::int64_t row = t.row_begin;
+    for (const kernels::BackwardSplit* split = first; split <= last; ++split) {
+      const kernels::GradientShare share{.data = sum, .key_end = keys, .add = true, .last = split == last};
+      state_.row->backward->run(
+          args, {t.kv_head, row, split->row_end, split->key_begin, split->key_end, share}, scratch);
+      row = split->row_end;
     }
-    for (; split != last; ++split) {
-      compute(*split, share);
-      held = add(args.shape, *split, share, sum, held);
-    }
-    compute(*last, share);
-    kernels::BackwardSplit both[] = {{.row_end = row, .key_end = keys}, *last};
-    both[1].share = record;
-    clear(args.shape, sum, held, keys);
-    state_.row->backward->merge(args, {t.kv_head, 0, keys, sum, both, 2});
-  }
-  // A split's share of dK and dV to the sums of all keys, of which the first `held` are there. Returns how
-  // many are there now; what rows see never moves backwards.
-  static std::int64_t add(const kernels::Shape& shape, const kernels::BackwardSplit& split,
-                          const float* share, float* sum, std::int64_t held) {
-    const std::int64_t keys = split.key_end - split.key_begin, old = clamp(held - split.key_begin, 0, keys);
-    clear(shape, sum, held, split.key_begin);
-    for (const std::int64_t channels : {shape.depth, shape.value_depth}) {
-      float* to = sum + split.key_begin * channels;
-      for (std::int64_t i = 0; i < old * channels; ++i) to[i] += share[i];
-      std::copy(share + old * channels, share + keys * channels, to + old * channels);
-      share += keys * channels;
-      sum += shape.keys * channels;
-    }
-    return greater(held, split.key_end);
-  }
-  // The sums of keys [begin, end), if there are any.
-  static void clear(const kernels::Shape& shape, float* sum, std::int64_t begin, std::int64_t end) {
-    for (const std::int64_t channels : {shape.depth, shape.value_depth}) {
-      std::fill_n(sum + begin * channels, greater(end - begin, 0) * channels, 0.0f);
-      sum += shape.keys * channels;
-    }
+    // The keys that the last split has not seen.
+    const kernels::BackwardSplit whole{.row_end = t.row_end, .key_end = keys};
+    for (const Interval& rest : {Interval{0, last->key_begin}, Interval{last->key_end, keys}})
+      state_.row->backward->merge(args, {t.kv_head, rest.begin, rest.end, sum, &whole, 1});
   }
   const kernels::BackwardSplit* splits(std::int64_t first) const { return schedule_.splits.data() + first; }
 

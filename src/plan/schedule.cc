@@ -348,7 +348,7 @@ void schedule_backward(const Problem& problem, const Blocking& blocking, int thr
         add_splits(problem, task, splits, floats, out);
         continue;
       }
-      if (task.chain > 1) out.chain_floats = greater(out.chain_floats, record + out.task_keys * channels);
+      if (task.chain > 1) out.chain_floats = greater(out.chain_floats, record);
       out.tasks.push_back(task);
     }
   }
