@@ -17,7 +17,7 @@ std::vector<Part> kernels_built();     // the rows of kernels.def in this build
 
 // Which kernel serves a pass and dtype here, and with what numbers.
 struct Choice {
-  std::string pass;    // "forward", "decode" (at most 16 query rows per kv head), "backward", "integer"
+  std::string pass;    // "forward", "decode" (few query rows per kv head), "backward", "integer"
   std::string dtype;   // "fp32", "fp16", "bf16", "int8"
   std::string kernel;  // the row of kernels.def
   std::string route;   // how its multiplications are made

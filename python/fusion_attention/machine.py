@@ -58,7 +58,7 @@ def choices() -> list[dict[str, Any]]:
     """Which kernel serves each pass and dtype here, and with what numbers.
 
     Returns: one dictionary each.
-        pass: "forward", "decode" (at most 16 query rows per kv head), "backward" or "integer".
+        pass: "forward", "decode" (few query rows per kv head), "backward" or "integer".
         dtype: "fp32", "fp16", "bf16" or "int8".
         kernel: the row of the list of kernels that is taken.
         route: how its multiplications are made.
@@ -66,8 +66,9 @@ def choices() -> list[dict[str, Any]]:
         roof: the name of the loop of `roofs()` that bounds them, "" where there is none.
         products: multiplications of that kind per useful one.
         machine: the row of the machine table that serves D + Dv ≤ 256.
-        rows, keys, round_trip, splits: its numbers: query rows of a super-block, keys of a packed chunk,
-            keys between two updates of the output, the most splits that one head is cut into.
+        rows, keys, round_trip, splits: its numbers: query rows of a super-block (of a kv head at most, in
+            decode), keys of a packed chunk, keys between two updates of the output, the most splits that
+            one head is cut into.
         passed_over: name → reason of every other kernel of that pass and dtype.
 
     Raises:
