@@ -44,9 +44,6 @@ struct Division {
   // thread 2.5 %, causal 7 % (AVX-512 by FMA, D = 64 and 128): the cut leaves one more super-block, whose
   // keys are packed.
   std::int64_t least_rows = 768, least_rows_of_two = 512;
-  // Pieces at most that the first of a head's splits is cut into, and splits per piece at least. With 33
-  // heads of 16 splits on 64 threads, 8.25 rounds took 9: 92 %; quarters of a split make up the difference.
-  std::int64_t most_pieces = 4, splits_per_piece = 2;
   // Tasks per thread at least, where there are rows enough; those of the last round are this much smaller, so
   // that threads end together.
   std::int64_t tasks_per_thread = 4, last_round = 4;

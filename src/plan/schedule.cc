@@ -135,8 +135,9 @@ std::int64_t keys_of(const kernels::BackwardSplit& split) {
 }
 
 // How the rows of a sequence are cut in the backward: into `units` of equally many visible tiles, a power of
-// two, so that the threads of a machine share a head evenly; the first of them into `pieces`, so that threads
-// that share many heads end together. The first: under a causal mask it meets the fewest keys.
+// two, so that the threads of a machine share a head evenly; the first of them into some √units pieces, so
+// that threads that share many heads end together: without, 33 heads of 16 splits took 9 rounds of 64 threads
+// for 8.25 rounds of work. The first, because under a causal mask it meets the fewest keys.
 struct RowSplits {
   std::int64_t units = 1, pieces = 1;
 
@@ -152,15 +153,20 @@ struct RowSplits {
 
 // `record`: the floats of a split that sees every key.
 RowSplits row_splits(const Sequence& s, const Blocking& blocking, std::int64_t record) {
-  const std::int64_t most =
-      lesser(blocking.splits, kDivision.most_head_floats / greater(record, 1) - kDivision.most_pieces + 1);
-  const auto least = [&](std::int64_t units) {
-    return tiny(blocking) ? blocking.rows : units == 2 ? kDivision.least_rows_of_two : kDivision.least_rows;
+  const auto of_units = [](std::int64_t units) {
+    RowSplits cut{.units = units};
+    while (cut.pieces * cut.pieces * 4 <= units) cut.pieces *= 2;
+    return cut;
+  };
+  const auto fits = [&](const RowSplits& cut) {
+    const std::int64_t least = tiny(blocking)   ? blocking.rows
+                               : cut.units == 2 ? kDivision.least_rows_of_two
+                                                : kDivision.least_rows;
+    return cut.units <= blocking.splits && cut.units * least <= s.rows &&
+           cut.count() * record <= kDivision.most_head_floats;
   };
   RowSplits cut;
-  while (cut.units * 2 <= most && cut.units * 2 * least(cut.units * 2) <= s.rows) cut.units *= 2;
-  while (cut.pieces < kDivision.most_pieces && cut.pieces * 2 * kDivision.splits_per_piece <= cut.units)
-    cut.pieces *= 2;
+  for (RowSplits next = of_units(2); fits(next); next = of_units(next.units * 2)) cut = next;
   return cut;
 }
 

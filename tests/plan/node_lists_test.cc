@@ -103,11 +103,11 @@ std::vector<Problem> problems(Pass pass) {
   return all;
 }
 
+// As together as with one list, of which schedule_test.cc asks more.
 TEST(NodeLists, EveryTaskIsTakenOnceAndCoresEndTogether) {
   for (const Pass pass : {Pass::forward, Pass::backward})
     for (const Problem& p : problems(pass)) {
       const double one_list = simulate(p, divided(p, 1), 1).balance;
-      EXPECT_GE(one_list, 0.97) << text(p);
       for (const int nodes : {2, 4, 8}) {
         const Simulated s = simulate(p, divided(p, nodes), nodes);
         for (const int times : s.taken) ASSERT_EQ(times, 1) << text(p) << nodes;

@@ -185,6 +185,9 @@ Problem packed(Pass pass, std::int64_t heads, std::vector<std::int64_t> lengths,
   return p;
 }
 
+// What the backward cannot promise: of 27 heads of 4000, 2099, 3191, 9000 and 700 rows on 64 threads the last
+// round is half splits of 9000 rows, a tenth of a thread's work each: 93 %. Quarters would make it 98 % and
+// cost one thread 0.7 %.
 TEST(Schedule, IsBalanced) {
   const Band full, causal{.hi = 0}, window{.lo = -1023, .hi = 0};
   for (const Pass pass : {Pass::forward, Pass::backward})
