@@ -21,7 +21,7 @@ struct Choice {
   std::string dtype;   // "fp32", "fp16", "bf16", "int8"
   std::string kernel;  // the row of kernels.def
   std::string route;   // how its multiplications are made
-  double rate = 0;     // useful flop/s of them on operands in L1, measured once per process on one thread
+  double rate = 0;     // useful flop/s of them on operands in L1, measured on one thread, a millisecond
   std::string roof;    // of machine.h, that they are bound by; empty where there is none
   int products = 1;    // multiplications of that kind per useful one
   // The row of the machine table that serves D + Dv <= 256, and its numbers: query rows of a super-block,
