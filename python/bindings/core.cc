@@ -133,6 +133,27 @@ nb::list parts(const std::vector<Part>& parts) {
   return all;
 }
 
+// As the dictionaries of machine.choices().
+nb::list choices_made() {
+  std::vector<Choice> made;
+  {
+    nb::gil_scoped_release release;
+    made = choices();
+  }
+  nb::list all;
+  for (const Choice& choice : made) {
+    nb::dict words;
+    words["pass"] = choice.pass, words["dtype"] = choice.dtype, words["kernel"] = choice.kernel;
+    words["route"] = choice.route, words["rate"] = choice.rate;
+    words["roof"] = choice.roof, words["products"] = choice.products;
+    words["machine"] = choice.machine, words["rows"] = choice.rows, words["keys"] = choice.keys;
+    words["round_trip"] = choice.round_trip, words["splits"] = choice.splits;
+    words["passed_over"] = parts(choice.passed_over);
+    all.append(words);
+  }
+  return all;
+}
+
 double measure_roof(const std::string& name, double seconds) {
   for (const Roof& roof : roofs()) {
     if (name != roof.name) continue;
@@ -196,6 +217,7 @@ NB_MODULE(_core, m) {
   m.def("cpu_name", &cpu_name);
   m.def("instruction_sets", [] { return parts(instruction_sets()); });
   m.def("kernels_built", [] { return parts(kernels_built()); });
+  m.def("choices", &choices_made);
   m.def("roofs", [] {
     nb::list all;
     for (const Roof& roof : roofs()) all.append(nb::make_tuple(roof.name, roof.unit));

@@ -18,6 +18,8 @@
 #include <immintrin.h>
 #endif
 
+#include "base/task_lists.h"
+
 namespace fusion_attention {
 namespace {
 
@@ -57,17 +59,17 @@ class InsideTask {
 
 // One call of parallel_for, on the caller's stack.
 struct Job {
-  const std::int64_t tasks;
+  TaskLists lists;
   const TaskBody body;
   void* const context;
   std::exception_ptr failure;
   std::atomic<bool> failed{false};
-  alignas(64) std::atomic<std::int64_t> next{0};  // contended: alone in its line
 
   void work(int worker) noexcept {
     const InsideTask inside;
+    TaskLists::Worker tasks(lists, lists.lists() > 1 ? current_node() : 0);
     try {
-      for (std::int64_t task; (task = next.fetch_add(1, std::memory_order_relaxed)) < tasks;)
+      for (std::int64_t task; (task = tasks.take()) >= 0;)
         if (!failed.load(std::memory_order_relaxed)) body(context, task, worker);
     } catch (...) {
       if (!failed.exchange(true)) failure = std::current_exception();
@@ -184,10 +186,11 @@ struct AtExit {
 
 }  // namespace
 
-void parallel_for(std::int64_t tasks, int threads, TaskBody body, void* context) {
+void parallel_for(const std::int64_t* ends, int lists, int threads, TaskBody body, void* context) {
+  const std::int64_t tasks = ends[lists - 1];
   threads = static_cast<int>(std::min<std::int64_t>(threads, tasks));
   if (threads > 1 && !inside_task) {
-    Job job{.tasks = tasks, .body = body, .context = context, .failure = nullptr};
+    Job job{.lists = {ends, lists}, .body = body, .context = context, .failure = nullptr};
     const bool done = pool().run(job, threads);
     if (job.failure) std::rethrow_exception(job.failure);
     if (done) return;

@@ -32,11 +32,6 @@ double rate_of(const Row& row) {
 // two equal rates must not change the kernel, and with it the bits, from one process to the next.
 constexpr double kClearly = 0.9;
 
-const char* name(Algorithm algorithm) {
-  constexpr const char* kNames[] = {"forward", "decode", "backward", "integer"};
-  return kNames[static_cast<int>(algorithm)];
-}
-
 // What FUSION_ATTENTION_KERNEL asks for: nothing, an arch, or a row. A row's full name forces that row where
 // it fits (a forward row also where a decode row would be taken) and its arch elsewhere.
 class Request {
@@ -102,6 +97,11 @@ struct Remembered {
 };
 
 }  // namespace
+
+const char* name(Algorithm algorithm) {
+  constexpr const char* kNames[] = {"forward", "decode", "backward", "integer"};
+  return kNames[static_cast<int>(algorithm)];
+}
 
 std::string refused(const Row& row) {
   if (std::strcmp(row.arch, "amx_emulated") == 0) return "";

@@ -23,6 +23,8 @@ const kernels::Row& choose(kernels::Algorithm algorithm, Dtype dtype);
 // The same choice with all its reasons, in the order of the list.
 std::vector<Candidate> weigh(kernels::Algorithm algorithm, Dtype dtype);
 
+const char* name(kernels::Algorithm algorithm);  // "forward", "decode", "backward", "integer"
+
 // Whether the row's instruction set may be used here and now, and why not.
 std::string refused(const kernels::Row& row);
 

@@ -5,10 +5,12 @@
 #include <vector>
 
 #include "arch/float_mode.h"
+#include "base/nodes.h"
 #include "base/parallel.h"
 #include "fusion_attention/error.h"
 #include "plan/contiguous.h"
 #include "plan/keys.h"
+#include "plan/node_lists.h"
 #include "plan/page_table.h"
 #include "plan/plan.h"
 #include "plan/sink.h"
@@ -71,6 +73,22 @@ class Execution {
         pages_(pages),
         workspace_(workspace),
         memory_(memory) {}
+
+  // Every task, on machines of several memory nodes those of a kv head on one of them.
+  void tasks() const {
+    const auto count = static_cast<std::int64_t>(schedule_.tasks.size());
+    if (workspace_.workers == 1 || nodes().count == 1) {
+      parallel_for(count, workspace_.workers,
+                   [this](std::int64_t index, int worker) { task(index, worker); });
+      return;
+    }
+    thread_local plan::NodeLists lists;
+    plan::divide_among_nodes(schedule_, static_cast<std::int64_t>(problem_.sequences.size()),
+                             problem_.key.heads(), nodes().count, lists);
+    parallel_for(
+        lists.ends.data(), nodes().count, workspace_.workers,
+        [this, order = lists.order.data()](std::int64_t place, int worker) { task(order[place], worker); });
+  }
 
   void task(std::int64_t index, int worker) const {
     const arch::FloatMode mode;
@@ -213,8 +231,7 @@ void execute(const Plan::State& state, const Problem& problem) {
   if (problem.bias.gradient)
     std::fill_n(problem.bias.gradient, static_cast<std::size_t>(problem.bias.elements), 0.0f);
   if (schedule.owners.empty()) {
-    parallel_for(static_cast<std::int64_t>(schedule.tasks.size()), workspace.workers,
-                 [&](std::int64_t task, int worker) { execution.task(task, worker); });
+    execution.tasks();
   } else {
     parallel_for(static_cast<std::int64_t>(schedule.owners.size()), workspace.workers,
                  [&](std::int64_t owner, int worker) { execution.owner(owner, worker); });

@@ -8,6 +8,7 @@
 #include <utility>
 
 #include "base/math.h"
+#include "plan/machine.h"
 #include "plan/tiles.h"
 #include "problem/reach.h"
 
@@ -15,27 +16,6 @@ namespace fusion_attention::plan {
 namespace {
 
 using kernels::Blocking;
-
-// Query rows, heads of a group together, up to which keys are split: more rows than that are tasks enough, if
-// they are not the heads of fewer rows than a task takes at least.
-constexpr std::int64_t kFewRows = 512, kLeastTaskRows = 32;
-// Keys of a split at least. Merging costs a record of Dv + 2 floats per row and split, 512 keys of arithmetic
-// on the row 500 times as much; but a chunk of keys is packed for the rows of one task, so many rows take
-// longer ones.
-constexpr std::int64_t kLeastKeys = 512, kLeastKeysManyRows = 1024, kManyRows = 64;
-// Query rows of a backward split at least. Its dK and dV are cleared, stored and added up once per that many:
-// at 512 rows that took some 7 % of the time (fp32, D = 128, 2048 and 4096 rows), hence twice as many.
-constexpr std::int64_t kLeastRows = 1024;
-// Tasks per thread at least, where there are rows enough.
-constexpr std::int64_t kTasksPerThread = 4;
-// Tasks of the last round are this much smaller, so that threads end together.
-constexpr std::int64_t kLastRound = 4;
-// Partials of the backward: of the splits of one head, which bounds their number; and of all splits side by
-// side per thread, beyond which heads run theirs as chains.
-constexpr std::int64_t kMostHeadFloats = std::int64_t{1} << 29;    // 2 GiB
-constexpr std::int64_t kMostThreadFloats = std::int64_t{1} << 26;  // 256 MiB
-// Keys of a backward merge: one head must not leave the other threads idle.
-constexpr std::int64_t kMergeKeys = 256;
 
 // A quarter of an octave: classes in which the order of tasks is free.
 int weight_class(std::int64_t weight) {
@@ -61,7 +41,7 @@ void heavy_first(Schedule& out) {
 }
 
 bool tiny(const Blocking& blocking) {
-  return blocking.keys < kLeastKeys / 4;
+  return blocking.keys < kDivision.least_keys / 4;
 }
 
 // The keys that any row of a sequence sees, from a multiple of 32, and how they are split.
@@ -72,11 +52,12 @@ struct KeySplits {
 KeySplits key_splits(const Sequence& s, std::int64_t group, const Blocking& blocking) {
   const KeySplits one{0, s.keys, greater(s.keys, 1)};
   const std::int64_t rows = s.rows * group;
-  if (rows == 0 || (rows > kFewRows && s.rows > kLeastTaskRows && !tiny(blocking))) return one;
+  if (rows == 0 || (rows > kDivision.few_rows && s.rows > kDivision.least_task_rows && !tiny(blocking)))
+    return one;
   const auto [begin, end] = reach(s);
-  const std::int64_t least = tiny(blocking)      ? blocking.keys
-                             : rows <= kManyRows ? kLeastKeys
-                                                 : kLeastKeysManyRows;
+  const std::int64_t least = tiny(blocking)                ? blocking.keys
+                             : rows <= kDivision.many_rows ? kDivision.least_keys
+                                                           : kDivision.least_keys_many_rows;
   const std::int64_t splits = clamp((end - begin) / least, 1, blocking.splits);
   if (splits == 1) return one;
   return {begin, end, round_up(ceil_div(end - begin, splits), 32)};
@@ -92,8 +73,8 @@ RowRanges row_ranges(const Problem& problem, const Blocking& blocking, int threa
   for (const Sequence& s : problem.sequences) total += s.rows * problem.key.heads();
   const std::int64_t most = greater(blocking.rows, 32), per_thread = ceil_div(total, threads);
   if (threads == 1 || total == 0) return {most, most, 0};
-  const std::int64_t rows = clamp(round_up(ceil_div(per_thread, kTasksPerThread), 32), 32, most);
-  return {rows, clamp(round_up(rows / kLastRound, 32), 32, rows),
+  const std::int64_t rows = clamp(round_up(ceil_div(per_thread, kDivision.tasks_per_thread), 32), 32, most);
+  return {rows, clamp(round_up(rows / kDivision.last_round, 32), 32, rows),
           std::min(1.0, static_cast<double>(rows) / static_cast<double>(per_thread))};
 }
 
@@ -153,8 +134,44 @@ std::int64_t keys_of(const kernels::BackwardSplit& split) {
   return split.key_end - split.key_begin;
 }
 
-// The splits of a sequence's rows, so that all have the same number of visible tiles. Returns their floats.
-std::int64_t cut_rows(const Sequence& s, std::int64_t splits, std::int64_t tiles, std::int64_t channels,
+// How the rows of a sequence are cut in the backward: into `units` of equally many visible tiles, a power of
+// two, so that the threads of a machine share a head evenly; the first of them into some √units pieces, so
+// that threads that share many heads end together: without, 33 heads of 16 splits took 9 rounds of 64 threads
+// for 8.25 rounds of work. The first, because under a causal mask it meets the fewest keys.
+struct RowSplits {
+  std::int64_t units = 1, pieces = 1;
+
+  std::int64_t count() const { return pieces + units - 1; }
+  // Of `tiles`, those of split i; and those of the splits up to it, with it.
+  std::int64_t weight(std::int64_t i, std::int64_t tiles) const {
+    return tiles / (i < pieces ? units * pieces : units);
+  }
+  std::int64_t end(std::int64_t i, std::int64_t tiles) const {
+    return (i < pieces ? i + 1 : (i - pieces + 2) * pieces) * tiles / (units * pieces);
+  }
+};
+
+// `record`: the floats of a split that sees every key.
+RowSplits row_splits(const Sequence& s, const Blocking& blocking, std::int64_t record) {
+  const auto of_units = [](std::int64_t units) {
+    RowSplits cut{.units = units};
+    while (cut.pieces * cut.pieces * 4 <= units) cut.pieces *= 2;
+    return cut;
+  };
+  const auto fits = [&](const RowSplits& cut) {
+    const std::int64_t least = tiny(blocking)   ? blocking.rows
+                               : cut.units == 2 ? kDivision.least_rows_of_two
+                                                : kDivision.least_rows;
+    return cut.units <= blocking.splits && cut.units * least <= s.rows &&
+           cut.count() * record <= kDivision.most_head_floats;
+  };
+  RowSplits cut;
+  for (RowSplits next = of_units(2); fits(next); next = of_units(next.units * 2)) cut = next;
+  return cut;
+}
+
+// The splits of a sequence's rows. Returns their floats.
+std::int64_t cut_rows(const Sequence& s, const RowSplits& splits, std::int64_t tiles, std::int64_t channels,
                       Schedule& out) {
   std::int64_t seen = 0, row = 0, begin = 0, floats = 0;
   const auto cut = [&](std::int64_t end) {
@@ -164,22 +181,17 @@ std::int64_t cut_rows(const Sequence& s, std::int64_t splits, std::int64_t tiles
     floats += keys * channels;
     begin = end;
   };
-  for (std::int64_t split = 1; split < splits; ++split) {
-    const std::int64_t most = s.rows - (splits - split) * 32;  // every later split keeps some rows
+  for (std::int64_t split = 0; split < splits.count() - 1; ++split) {
+    const std::int64_t most =
+        s.rows - (splits.count() - 1 - split) * 32;  // every later split keeps some rows
     do {
       seen += visible_tiles(s, row, lesser(row + 32, s.rows));
       row += 32;
-    } while (row < most && seen * splits < tiles * split);
+    } while (row < most && seen < splits.end(split, tiles));
     cut(row);
   }
   cut(s.rows);
   return floats;
-}
-
-// `record`: the floats of a split that sees every key.
-std::int64_t row_splits(const Sequence& s, const Blocking& blocking, std::int64_t record) {
-  const std::int64_t wanted = s.rows / (tiny(blocking) ? blocking.rows : kLeastRows);
-  return clamp(lesser(wanted, kMostHeadFloats / greater(record, 1)), 1, blocking.splits);
 }
 
 // Sequences whose bias numbers may be the same have equal keys; and heads, if the bias has no head axis.
@@ -238,26 +250,28 @@ void group_by_owner(const Problem& problem, Schedule& out) {
 }
 
 // The splits of one head side by side: a task each, and their merge. `floats`: what they leave.
-void add_splits(const Problem& problem, Task task, std::int64_t floats, Schedule& out) {
+void add_splits(const Problem& problem, Task task, const RowSplits& splits, std::int64_t floats,
+                Schedule& out) {
   const Sequence& s = problem.sequences[static_cast<std::size_t>(task.sequence)];
   Merge merge{.sequence = task.sequence,
               .kv_head = task.kv_head,
               .partial = out.partial_floats,
               .split = task.split,
               .splits = static_cast<int>(task.chain)};
-  const std::int64_t splits = std::exchange(task.chain, 1);
-  task.weight /= splits;
-  for (std::int64_t split = 0; split < splits; ++split) {
+  task.chain = 1;
+  const std::int64_t tiles = task.weight;
+  for (std::int64_t split = 0; split < splits.count(); ++split) {
     const kernels::BackwardSplit& rows = out.splits[static_cast<std::size_t>(task.split + split)];
     task.row_end = rows.row_end;
     task.key_begin = rows.key_begin, task.key_end = rows.key_end;
     task.partial = out.partial_floats + rows.share;
+    task.weight = splits.weight(split, tiles);
     out.tasks.push_back(task);
     task.row_begin = task.row_end;
   }
   out.partial_floats += floats;
-  for (merge.begin = 0; merge.begin < s.keys; merge.begin += kMergeKeys) {
-    merge.end = lesser(s.keys, merge.begin + kMergeKeys);
+  for (merge.begin = 0; merge.begin < s.keys; merge.begin += kDivision.merge_keys) {
+    merge.end = lesser(s.keys, merge.begin + kDivision.merge_keys);
     out.merges.push_back(merge);
   }
 }
@@ -273,7 +287,7 @@ void Schedule::clear() {
 }
 
 int useful_threads(const Problem& problem, int threads) {
-  constexpr double kScores = 4 * 32 * 32;  // four tiles, some 10 µs
+  constexpr double kScores = 32.0 * 32 * kDivision.tiles_per_thread;
   double scores = 0;
   for (const Sequence& s : problem.sequences) {
     scores += static_cast<double>(s.rows) * static_cast<double>(s.keys) *
@@ -315,16 +329,17 @@ void schedule_backward(const Problem& problem, const Blocking& blocking, int thr
   for (const Sequence& s : problem.sequences) left += visible_tiles(s, 0, s.rows) * kv_heads;
   for (std::size_t index = 0; index < problem.sequences.size(); ++index) {
     const Sequence& s = problem.sequences[index];
-    const std::int64_t record = s.keys * channels, splits = row_splits(s, blocking, record);
+    const std::int64_t record = s.keys * channels;
+    const RowSplits splits = row_splits(s, blocking, record);
     const std::int64_t tiles = visible_tiles(s, 0, s.rows);
     Task task{.sequence = static_cast<std::int64_t>(index),
               .row_end = s.rows,
               .key_end = s.keys,
               .split = static_cast<std::int64_t>(out.splits.size()),
-              .chain = splits,
+              .chain = splits.count(),
               .weight = tiles};
     std::int64_t floats = 0;  // of the splits of a head
-    if (splits > 1) {
+    if (task.chain > 1) {
       floats = cut_rows(s, splits, tiles, channels, out);
     } else {
       out.task_keys = greater(out.task_keys, s.keys);
@@ -333,13 +348,14 @@ void schedule_backward(const Problem& problem, const Blocking& blocking, int thr
       left -= tiles;
       // A head is one task while there is one more like it for every thread; the splits of the last heads
       // are tasks of their own, so that threads end together.
-      const bool fits = out.partial_floats == 0 || out.partial_floats + floats <= threads * kMostThreadFloats;
+      const bool fits =
+          out.partial_floats == 0 || out.partial_floats + floats <= threads * kDivision.most_thread_floats;
       const bool side_by_side = threads > 1 && left < tiles * threads && fits && !problem.bias.gradient;
-      if (splits > 1 && side_by_side) {
-        add_splits(problem, task, floats, out);
+      if (task.chain > 1 && side_by_side) {
+        add_splits(problem, task, splits, floats, out);
         continue;
       }
-      if (splits > 1) out.chain_floats = greater(out.chain_floats, record);
+      if (task.chain > 1) out.chain_floats = greater(out.chain_floats, record);
       out.tasks.push_back(task);
     }
   }

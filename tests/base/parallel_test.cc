@@ -11,6 +11,7 @@
 #include <thread>
 #include <vector>
 
+#include "base/task_lists.h"
 #include "support/sanitized.h"
 
 namespace fusion_attention {
@@ -30,6 +31,29 @@ TEST(Parallel, RunsEveryTaskOnce) {
       for (const int n : counts(tasks, threads))
         ASSERT_EQ(n, 1) << tasks << " tasks, " << threads << " threads";
     }
+}
+
+// Lists without a thread at home are taken by the others, empty ones by nobody.
+TEST(Parallel, RunsEveryTaskOfEveryListOnce) {
+  for (const std::vector<std::int64_t>& ends :
+       {std::vector<std::int64_t>{3, 3, 500}, {0, 0}, {0, 7}, {400, 400}, {1, 2, 3, 4, 5, 6, 7, 8}})
+    for (const int threads : {1, 2, 5}) {
+      std::vector<std::atomic<int>> ran(static_cast<std::size_t>(ends.back()));
+      parallel_for(ends.data(), static_cast<int>(ends.size()), threads,
+                   [&](std::int64_t task, int) { ran[static_cast<std::size_t>(task)].fetch_add(1); });
+      for (const std::atomic<int>& n : ran) ASSERT_EQ(n, 1) << ends.size() << " lists, " << threads;
+    }
+}
+
+TEST(TaskLists, AWorkerTakesItsOwnFirstThenThoseOfTheNext) {
+  constexpr std::int64_t kEnds[] = {2, 5, 6};
+  TaskLists lists(kEnds, 3);
+  TaskLists::Worker one(lists, 1), two(lists, 2);
+  std::vector<std::int64_t> took;
+  for (int i = 0; i < 4; ++i) took.push_back(two.take());
+  for (int i = 0; i < 4; ++i) took.push_back(one.take());
+  EXPECT_EQ(took, (std::vector<std::int64_t>{5, 0, 1, 2, 3, 4, -1, -1}));
+  EXPECT_EQ(two.take(), -1);
 }
 
 TEST(Parallel, AWorkerHasOneTaskAtATimeAndANumberBelowTheThreads) {

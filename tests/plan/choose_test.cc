@@ -118,7 +118,7 @@ TEST_F(Choose, TheTinyMachineIsAskedForByName) {
   const auto tiny = blocking_for(row, 128, 128);
   EXPECT_EQ(tiny.rows, 32);
   EXPECT_EQ(tiny.keys, 64);
-  EXPECT_EQ(tiny.splits, 2);
+  EXPECT_EQ(tiny.splits, 4);
   setenv("FUSION_ATTENTION_MACHINE", "huge", 1);
   ::testing::internal::CaptureStderr();
   EXPECT_EQ(blocking_for(row, 128, 128).rows, ordinary.rows);

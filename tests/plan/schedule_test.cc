@@ -20,7 +20,7 @@ namespace {
 using kernels::Blocking;
 
 constexpr Blocking kOrdinary{512, 512, 256, 16}, kDecode{16, 1024, 256, 16}, kBackward{256, 128, 128, 16},
-    kTinyBlocking{32, 64, 64, 2};
+    kTinyBlocking{32, 64, 64, 4};
 
 // The kernel's view: its tasks, chains unrolled.
 std::vector<Task> unrolled(const Schedule& schedule) {
@@ -185,8 +185,9 @@ Problem packed(Pass pass, std::int64_t heads, std::vector<std::int64_t> lengths,
   return p;
 }
 
-// Of the backward's splits there are as many as the sequence says, so the last round may be a whole one: with
-// 33 heads of 16 splits on 64 threads, 8.25 rounds take 9.
+// What the backward cannot promise: of 27 heads of 4000, 2099, 3191, 9000 and 700 rows on 64 threads the last
+// round is half splits of 9000 rows, a tenth of a thread's work each: 93 %. Quarters would make it 98 % and
+// cost one thread 0.7 %.
 TEST(Schedule, IsBalanced) {
   const Band full, causal{.hi = 0}, window{.lo = -1023, .hi = 0};
   for (const Pass pass : {Pass::forward, Pass::backward})
@@ -200,10 +201,19 @@ TEST(Schedule, IsBalanced) {
             packed(pass, 8, {16000, 37, 4099, 8191, 1, 2000, 12345, 700, 9000, 6000, 11111, 7}, band));
         for (const Problem& p : problems) {
           const Schedule schedule = scheduled(p, false, threads);
-          EXPECT_GE(balance(schedule, p, threads), pass == Pass::forward ? 0.97 : 0.91)
-              << text(p).substr(0, 90) << " on " << threads << " threads, " << schedule.tasks.size()
-              << " tasks";
+          EXPECT_GE(balance(schedule, p, threads), 0.97) << text(p).substr(0, 90) << " on " << threads
+                                                         << " threads, " << schedule.tasks.size() << " tasks";
         }
+      }
+}
+
+// 1.85 times one thread, as far as the division of work decides it.
+TEST(Schedule, OneHeadIsSharedByTwoThreads) {
+  for (const Pass pass : {Pass::forward, Pass::backward})
+    for (const Band& band : {Band{}, Band{.hi = 0}, Band{.lo = -1023, .hi = 0}})
+      for (std::int64_t length = 1024; length < 16384; length += 149) {
+        const Problem p = dense_problem(pass, Dtype::bfloat16, 1, 1, 1, length, length, 128, 128, 1, band);
+        EXPECT_GE(balance(scheduled(p, false, 2), p, 2), 1.85 / 2) << text(p);
       }
 }
 

@@ -93,6 +93,46 @@ def test_report_of_the_machine():
     assert "forward_scalar_fp32" in said
 
 
+def test_calibration():
+    said = run(
+        """
+        import runpy, sys
+        sys.argv = ["fusion_attention", "calibrate"]
+        runpy.run_module("fusion_attention", run_name="__main__")
+        """
+    )
+    for word in (
+        "roof     read",
+        "backward bf16\n",
+        "  route    ",
+        "  machine  forward: ",
+        "  not      forward_scalar_fp32: ",
+    ):
+        assert word in said
+
+
+def test_choices_say_why_not():
+    said = run(
+        """
+        from fusion_attention import machine
+        for choice in machine.choices():
+            print(choice["pass"], choice["dtype"], choice["kernel"], choice["route"], sep="|")
+            assert choice["kernel"] not in choice["passed_over"] and all(choice["passed_over"].values())
+            assert choice["roof"] in ("", *machine.roofs()) and choice["rate"] > 0
+        """,
+        FUSION_ATTENTION_KERNEL="scalar",
+    )
+    assert "backward|fp16|backward_scalar_fp16|widened to fp32, multiply-add\n" in said
+    assert said.count("\n") == 10
+
+
+def test_the_command_line_refuses_other_words():
+    done = subprocess.run(
+        [sys.executable, "-m", "fusion_attention", "calibrated"], capture_output=True, text=True
+    )
+    assert done.returncode == 1 and "calibrate | run script.py" in done.stderr
+
+
 def test_capped_instruction_sets_say_so():
     said = run(
         "from fusion_attention import machine; print(machine.describe()['instruction_sets'])",
