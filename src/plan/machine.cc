@@ -22,9 +22,9 @@ constexpr MachineRow kTiny{"tiny", {.rows = 32, .keys = 64, .round_trip = 64, .s
 //             6 % at 256, 3 % at 512. The tile unit is 8 times as fast: 1024. backward: 256 queries, so that
 //             dV and dK are loaded and stored once per 256 of depth. integer: as the forward.
 //             decode: the most query rows of a kv head. Its rows share a line of K four at a time; the
-//             forward packs and takes sixteen for the price of one. Forward over decode in speed, measured in
-//             bf16 and fp32, D = 64 … 256, 512 … 32768 keys: AVX-512 0.58 … 0.81 with 4 rows, 1.01 … 1.8 with
-//             5 … 8, 1.2 … 2.9 with 16; AVX2 0.62 … 0.89 with 5 … 8, 1.04 … 1.9 with 16.
+//             forward packs and takes sixteen for the price of one. Forward over decode in time, measured on
+//             AVX-512 in bf16: 7 rows 1.38 (8192 keys, D = 128), 8 rows 1.09 (8192, D = 256) and 0.83 (512,
+//             D = 64), 16 rows 0.54; on AVX2, bf16 and fp32, 1.1 … 1.6 with 5 … 8 rows, 0.5 … 0.96 with 16.
 // keys        K and V of a chunk with Q and O of the super-block fit a 2 MiB L2 at D = 128 (4-byte units: 512
 //             keys; tiles hold bf16 pairs: 1024). decode packs nothing: 1024 is a multiple of the round trip.
 //             backward: K, its transpose and V of 128 keys, 192 KiB at D = 128 in fp32, stay in L2 beside the
@@ -45,11 +45,7 @@ constexpr Entry kTable[] = {
      Algorithm::forward,
      {"amx forward", {.rows = 1024, .keys = 1024, .round_trip = 256, .splits = 16}}},
     {"", Algorithm::forward, {"forward", {.rows = 512, .keys = 512, .round_trip = 256, .splits = 16}}},
-    {"avx2", Algorithm::decode, {"avx2 decode", {.rows = 8, .keys = 1024, .round_trip = 256, .splits = 16}}},
-    {"scalar",
-     Algorithm::decode,
-     {"scalar decode", {.rows = 16, .keys = 1024, .round_trip = 256, .splits = 16}}},
-    {"", Algorithm::decode, {"decode", {.rows = 4, .keys = 1024, .round_trip = 256, .splits = 16}}},
+    {"", Algorithm::decode, {"decode", {.rows = 8, .keys = 1024, .round_trip = 256, .splits = 16}}},
     {"", Algorithm::integer, {"integer", {.rows = 512, .keys = 1024, .round_trip = 1024, .splits = 1}}},
     {"", Algorithm::backward, {"backward", {.rows = 256, .keys = 128, .round_trip = 128, .splits = 16}}},
 };
