@@ -64,6 +64,14 @@ struct SubTile {
       for (int r = 0; r < Span; ++r)
         sum[row][r] = Accumulate ? Registers::load(c + c_at(row, r)) : Registers::zero();
   }
+  // What end() will read: C may lie in a distant cache, and the loads at the end stand in the way of the next
+  // sub-tile.
+  FA_INLINE static void fetch(const float* c) {
+#pragma GCC unroll 16
+    for (int row = 0; row < Rows; ++row)
+#pragma GCC unroll 4
+      for (int r = 0; r < Span; ++r) __builtin_prefetch(c + c_at(row, r), 1);
+  }
   // Four units from a and b on; between(place) after each row of each unit.
   template <class Between>
   FA_INLINE void multiply(const std::byte* a, const std::byte* b, Between between) {
@@ -112,6 +120,7 @@ FA_INLINE void sub_tile(const std::byte* a, const std::byte* b, float* c, int qu
   constexpr bool kExact = IntegerFormat<Format>;
   constexpr auto nothing = [](int) {};
   Tile tile;
+  if constexpr (Accumulate && !kExact) Tile::fetch(c);
   tile.template begin<Accumulate && kExact>(c);
   for (int left = quads; left > 0; left -= kGroupUnits / kQuad) {
     const int here = left < kGroupUnits / kQuad ? left : kGroupUnits / kQuad;

@@ -45,7 +45,7 @@ class BackwardRun {
     for (std::int64_t key = t_.key_begin; key < t_.key_end; ++key) {
       store_row(at_.dk, at_.columns, key, shape_.depth, shape_.scale, a_.key_gradient, 0);
       store_row(at_.dv, at_.value_columns, key, shape_.value_depth, shape_.dropout.inverse_keep,
-                a_.value_gradient, (t_.key_end - t_.key_begin) * shape_.depth);
+                a_.value_gradient, (t_.share.key_end - t_.share.key_begin) * shape_.depth);
     }
   }
 
@@ -136,6 +136,8 @@ class BackwardRun {
     return Arch::reduce_add(sum);
   }
   std::uint32_t& alive_of(std::int64_t b) const { return reinterpret_cast<std::uint32_t*>(at(at_.alive))[b]; }
+  // Blocks of keys of the group, from the first to the last that a block of queries met.
+  Interval& met_by(std::int64_t query) const { return reinterpret_cast<Interval*>(at(at_.met))[query]; }
   Interval& queries_of(std::int64_t key) const { return reinterpret_cast<Interval*>(at(at_.queries))[key]; }
 
   // Keys [key_, key_ + keys_).
@@ -156,16 +158,22 @@ class BackwardRun {
       queries_of(j) = {rows.begin - shape_.row0, rows.end - shape_.row0};
     }
     if (shape_.dropout.on || shape_.overlay.data) fill_words(blocks);
-    Interval touched{used_, 0};  // blocks of queries that met a key of the group
-    for (std::int64_t b = 0; b < blocks; ++b) key_block(b, touched);
-    // dQᵀ += Kᵀ·dSᵀ
-    for (std::int64_t b = touched.begin; b < touched.end; ++b)
-      for (int column = 0; column < at_.columns; ++column)
-        Arch::template block<Format, true, 2>(
-            arch::Operands{at(at_.k_t + column * at_.group_column), at(at_.ds_b + b * at_.group_column),
-                           at_.group_plane, at_.group_plane,
-                           static_cast<int>(blocks) * kStepGroups * arch::kGroupUnits},
-            c_block(at_.dq, column * at_.query_blocks + b), arch::NoHook{});
+    for (std::int64_t query = 0; query < used_; ++query) met_by(query) = {blocks, 0};
+    for (std::int64_t b = 0; b < blocks; ++b) key_block(b);
+    for (std::int64_t query = 0; query < used_; ++query)
+      if (!met_by(query).empty()) add_to_queries(query, met_by(query));
+  }
+
+  // dQᵀ += Kᵀ·dSᵀ over some blocks of keys of the group.
+  void add_to_queries(std::int64_t query, Interval keys) {
+    const std::size_t skip = keys.begin * kStepGroups * kGroupBytes;
+    const int depth = static_cast<int>(keys.size()) * kStepGroups * arch::kGroupUnits;
+    for (int column = 0; column < at_.columns; ++column)
+      Arch::template block<Format, true, 2>(
+          arch::Operands{at(at_.k_t + column * at_.group_column + skip),
+                         at(at_.ds_b + query * at_.group_column + skip), at_.group_plane, at_.group_plane,
+                         depth},
+          c_block(at_.dq, column * at_.query_blocks + query), arch::NoHook{});
   }
 
   // Dropout and dense mask of the super-block and the group of keys, a word of queries per key, for the
@@ -216,12 +224,13 @@ class BackwardRun {
   }
 
   // 32 keys against the queries that see them.
-  void key_block(std::int64_t b, Interval& touched) {
+  void key_block(std::int64_t b) {
     const Interval blocks = reach(b);
     clear_gradient(b, {0, blocks.begin});
     clear_gradient(b, {blocks.empty() ? 0 : blocks.end, used_});
     if (blocks.empty()) return;
-    touched = {lesser(touched.begin, blocks.begin), greater(touched.end, blocks.end)};
+    for (std::int64_t query = blocks.begin; query < blocks.end; ++query)
+      met_by(query) = {lesser(met_by(query).begin, b), b + 1};
     bool pending_general = false;
     for (std::int64_t query = blocks.begin; query < blocks.end; ++query) {
       const Step step = step_of(b, query);
@@ -241,8 +250,7 @@ class BackwardRun {
       pending_general = general;
     }
     const Step last = step_of(b, blocks.end - 1);
-    for (int r = 0; r < kBlock; ++r)
-      pending_general ? last.template gradient<true>(r) : last.template gradient<false>(r);
+    for (int r = 0; r < kBlock; ++r) pending_general ? Gradient<true>{last}(r) : Gradient<false>{last}(r);
     if (last.keep_gradient) tile_of(b, blocks.end - 1).add_gradient(last.s);
     accumulate(at_.p, at_.d_o, at_.dv, at_.value_columns, shape_.value_depth, b, blocks);  // dV += Pᵀ·dO
     accumulate(at_.ds, at_.q, at_.dk, at_.columns, shape_.depth, b, blocks);               // dK += dSᵀ·Q
@@ -250,15 +258,9 @@ class BackwardRun {
   }
 
   template <bool General>
-  struct Probability {
-    const Step& step;
-    FA_INLINE void operator()(int r) const { step.template probability<General>(r); }
-  };
+  using Probability = GradientHook<ProbabilityRow<Arch, Format, General>, Step>;
   template <bool General>
-  struct Gradient {
-    const Step& step;
-    FA_INLINE void operator()(int r) const { step.template gradient<General>(r); }
-  };
+  using Gradient = GradientHook<GradientRow<Arch, Format, General>, Step>;
   template <class Hook>
   void scores(std::int64_t b, std::int64_t query, Hook hook) {
     const std::size_t plane = plane_bytes<Format>(shape_.depth);
@@ -408,13 +410,15 @@ class BackwardRun {
 
   // One key's row of dK or dV: finished, or as this split's share.
   void store_row(std::size_t blocks, int columns, std::int64_t key, std::int64_t channels, float factor,
-                 const Operand& out, std::int64_t partial_offset) {
+                 const Operand& out, std::int64_t share_offset) {
     const float* from =
         c_block(blocks, gradient_block(key) * columns) + arch::c_offset(static_cast<int>(key % kBlock), 0);
+    float* share = t_.share.data + share_offset + (key - t_.share.key_begin) * channels;
     for (std::int64_t c = 0; c < channels; c += kLanes) {
       const vec x = Arch::load(from + c / kBlock * arch::kBlockFloats + c % kBlock / kLanes * 256);
-      if (t_.partial) {
-        store_some<Arch>(t_.partial + partial_offset + (key - t_.key_begin) * channels + c, x, channels - c);
+      if (t_.share.data) {
+        const vec before = t_.share.add ? load_some<Arch>(share + c, channels - c) : Arch::zero();
+        store_some<Arch>(share + c, Arch::add(before, x), channels - c);
       } else {
         T* to = reinterpret_cast<T*>(out.data + t_.kv_head * out.head + key * out.row);
         store_some<Arch>(to + c, Arch::mul(x, Arch::set(factor)), channels - c);

@@ -16,7 +16,7 @@ struct BackwardLayout {
   std::size_t query_plane, query_column;  // A and B whose depth is the super-block: plane, operand
   std::size_t group_plane, group_column;  // likewise for the group of keys
   std::size_t q_t, do_t, q, d_o, k, k_t, v, p, ds, ds_b, s, dp, carry, bias, kept, hidden, log_sum, delta,
-      alive, queries, dq, dk, dv, bytes;
+      alive, queries, met, dq, dk, dv, bytes;
 
   FA_INLINE BackwardLayout(const Shape& shape, const Blocking& blocking, std::int64_t keys) {
     query_blocks = ceil_div(blocking.rows, kBlock);
@@ -49,6 +49,7 @@ struct BackwardLayout {
     log_sum = take(blocking.rows * sizeof(float)), delta = take(blocking.rows * sizeof(float));
     alive = take(query_blocks * sizeof(std::uint32_t));
     queries = take(group_blocks * kBlock * sizeof(Interval));
+    met = take(query_blocks * sizeof(Interval));
     dq = take(columns * query_blocks * kC);
     dk = take(key_blocks * columns * kC), dv = take(key_blocks * value_columns * kC);
     bytes = at;

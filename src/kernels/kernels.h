@@ -165,13 +165,21 @@ struct BackwardSplit {
   std::int64_t share = 0;
 };
 
+// Where several splits leave their shares of the key and value gradients: fp32 [keys of it, D], then
+// [keys of it, Dv].
+struct GradientShare {
+  float* data = nullptr;
+  std::int64_t key_begin = 0, key_end = 0;  // those it has numbers for, at least those of the split
+  bool add = false;                         // to what is there
+};
+
 // All query heads of one kv head, rows [row_begin, row_end): their query gradients are stored; their
-// share of the key and value gradients is stored, or left in `partial` when there are several splits.
+// share of the key and value gradients is stored, or left in `share` when there are several splits.
 struct BackwardTask {
   std::int64_t kv_head = 0;
   std::int64_t row_begin = 0, row_end = 0;
   std::int64_t key_begin = 0, key_end = 0;  // those of the split; all where it is the only one
-  float* partial = nullptr;                 // the share of the split; null: the only one
+  GradientShare share{};                    // without data: the only one
 };
 
 // Adds up the shares of all splits in index order, from zero, and stores the gradients of some keys.

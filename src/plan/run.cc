@@ -81,7 +81,12 @@ class Execution {
       chain(t, scratch);
     } else if (state_.row->backward) {
       state_.row->backward->run(backward_args(t.sequence),
-                                {t.kv_head, t.row_begin, t.row_end, t.key_begin, t.key_end, partial},
+                                {t.kv_head,
+                                 t.row_begin,
+                                 t.row_end,
+                                 t.key_begin,
+                                 t.key_end,
+                                 {.data = partial, .key_begin = t.key_begin, .key_end = t.key_end}},
                                 scratch);
     } else {
       kernel_of(t.sequence)
@@ -121,29 +126,17 @@ class Execution {
   void chain(const plan::Task& t, std::byte* scratch) const {
     const kernels::BackwardArgs args = backward_args(t.sequence);
     const kernels::BackwardSplit whole{.row_end = t.row_end, .key_end = args.shape.keys};
-    const std::int64_t record = whole.key_end * (args.shape.depth + args.shape.value_depth);
     float* sum = reinterpret_cast<float*>(scratch + workspace_.chain);
-    float* share = sum + record;
-    std::fill_n(sum, record, 0.0f);
+    std::fill_n(sum, whole.key_end * (args.shape.depth + args.shape.value_depth), 0.0f);
     std::int64_t row = t.row_begin;
     for (const kernels::BackwardSplit* split = splits(t.split); split != splits(t.split) + t.chain; ++split) {
-      state_.row->backward->run(
-          args, {t.kv_head, row, split->row_end, split->key_begin, split->key_end, share}, scratch);
-      add(args.shape, *split, share, sum);
+      state_.row->backward->run(args,
+                                {t.kv_head, row, split->row_end, split->key_begin, split->key_end,
+                                 {.data = sum, .key_end = whole.key_end, .add = true}},
+                                scratch);
       row = split->row_end;
     }
     state_.row->backward->merge(args, {t.kv_head, 0, whole.key_end, sum, &whole, 1});
-  }
-  // A split's share of dK and dV to the sums of all keys.
-  static void add(const kernels::Shape& shape, const kernels::BackwardSplit& split, const float* share,
-                  float* sum) {
-    for (const std::int64_t channels : {shape.depth, shape.value_depth}) {
-      const std::int64_t numbers = (split.key_end - split.key_begin) * channels;
-      float* to = sum + split.key_begin * channels;
-      for (std::int64_t i = 0; i < numbers; ++i) to[i] += share[i];
-      share += numbers;
-      sum += shape.keys * channels;
-    }
   }
   const kernels::BackwardSplit* splits(std::int64_t first) const { return schedule_.splits.data() + first; }
 

@@ -338,7 +338,7 @@ void schedule_backward(const Problem& problem, const Blocking& blocking, int thr
         add_splits(problem, task, floats, out);
         continue;
       }
-      if (splits > 1) out.chain_floats = greater(out.chain_floats, record + out.task_keys * channels);
+      if (splits > 1) out.chain_floats = greater(out.chain_floats, record);
       out.tasks.push_back(task);
     }
   }

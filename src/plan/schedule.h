@@ -27,7 +27,7 @@ struct Task {
   // Floats from the start of the partials; −1: the task finishes its rows (forward) or keys (backward).
   std::int64_t partial = -1;
   // Backward, 2 or more: a chain, the splits of its row range one after the other, which are
-  // Schedule::splits[split + 0 … chain-1]. The same sums as if they were tasks, in the memory of two.
+  // Schedule::splits[split + 0 … chain-1]. The same sums as if they were tasks, in the memory of one.
   std::int64_t split = 0;
   std::int64_t chain = 1;
   std::int64_t weight = 0;  // visible tiles, for the order
