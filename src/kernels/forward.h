@@ -37,6 +37,7 @@ struct alignas(kLine) RowBlock {
   float* output;         // C blocks, one per 32 columns
   std::uint32_t* words;  // [step of the chunk][row], of a dense mask; null: none
   Seen seen;
+  bool fresh = true;  // nothing is in the output yet
 };
 
 // Where everything of a task lies in its scratch.
@@ -161,8 +162,6 @@ class ForwardRun {
     });
     for (int r = b.rows; r < kBlock; ++r) b.state.start(r, {}, nullptr);
     pack_a<Arch, Format>(query, b.rows, shape_.depth, b.query);
-    for (std::size_t i = 0; i < at_.columns * arch::kBlockFloats; i += kLanes)
-      Arch::store(b.output + i, Arch::zero());
   }
 
   // What every block sees of the keys [chunk_, end); returns the steps that any of them sees.
@@ -354,7 +353,7 @@ class ForwardRun {
             .scale = shape_.scale * kLog2E,
             .begin = pending_.begin,
             .index = pending_.index,
-            .columns = at_.columns,
+            .columns = b.fresh ? 0 : at_.columns,
             .half_scores = shape_.half_scores,
             .bias = biased ? bias : nullptr,
             .kept = pending_.kept,
@@ -363,6 +362,7 @@ class ForwardRun {
 
   // O += P·V over the steps of the pending slice.
   void weigh_values() {
+    if (pending_.block->fresh) begin_output(*pending_.block);
     const std::size_t skip = pending_.begin * kStepGroups * kGroupBytes;
     const int steps = pending_.index - pending_.begin + 1;
     for (int column = 0; column < at_.columns; ++column) {
@@ -380,6 +380,12 @@ class ForwardRun {
       }
     }
     if (nonfinite_) weigh_nonfinite();
+  }
+
+  void begin_output(Block& b) {
+    for (std::size_t i = 0; i < at_.columns * arch::kBlockFloats; i += kLanes)
+      Arch::store(b.output + i, Arch::zero());
+    b.fresh = false;
   }
 
   // The infinities and NaN that packing left out of V, to the rows that see them and to no other.
