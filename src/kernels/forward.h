@@ -354,6 +354,7 @@ class ForwardRun {
             .begin = pending_.begin,
             .index = pending_.index,
             .columns = b.fresh ? 0 : at_.columns,
+            .rows = b.rows,
             .half_scores = shape_.half_scores,
             .bias = biased ? bias : nullptr,
             .kept = pending_.kept,
@@ -363,16 +364,18 @@ class ForwardRun {
   // O += P·V over the steps of the pending slice.
   void weigh_values() {
     if (pending_.block->fresh) begin_output(*pending_.block);
+    const Block& b = *pending_.block;
     const std::size_t skip = pending_.begin * kStepGroups * kGroupBytes;
-    const int steps = pending_.index - pending_.begin + 1;
+    const std::int64_t first = pending_.key - (pending_.index - pending_.begin) * kBlock;
+    const std::int64_t end = lesser(pending_.key + kBlock, b.state.visible[b.rows - 1].end);
     for (int column = 0; column < at_.columns; ++column) {
       const arch::Operands pv{scratch_ + at_.weights + skip,
                               packed_value(pending_.slice, column) + skip,
                               at_.p_plane,
                               at_.p_plane,
-                              steps * kStepGroups * arch::kGroupUnits,
-                              static_cast<int>(round_up(pending_.block->rows, 8))};
-      float* o = pending_.block->output + column * arch::kBlockFloats;
+                              units<Format>(end - first),
+                              static_cast<int>(round_up(b.rows, 8))};
+      float* o = b.output + column * arch::kBlockFloats;
       if (shape_.value_depth - column * kBlock > kLanes) {
         Arch::template block<Format, true, 2>(pv, o, arch::NoHook{});
       } else {

@@ -198,6 +198,7 @@ struct SoftmaxStep {
   int begin;                             // first step of this block in the slice
   int index;                             // this step in the slice
   int columns;                           // C blocks of O
+  int rows = kBlock;                     // past them nothing needs to be done
   bool half_scores = false;              // of a general hook
   const float* bias = nullptr;           // C block (bias.h); null: none
   const std::uint32_t* kept = nullptr;   // a word per row (dropout.h); null: all
@@ -213,6 +214,7 @@ struct SoftmaxStep {
 
     FA_INLINE auto start(int r) const { return step.template start<kKind>(r); }
     FA_INLINE void operator()(int r) const {
+      if (r >= step.rows) return;
       auto row = start(r);
 #pragma GCC unroll 16
       for (int i = 0; i < row.kPieces; ++i) row.piece(i);
