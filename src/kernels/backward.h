@@ -37,11 +37,10 @@ class BackwardRun {
         scratch_(scratch) {}
 
   void run() {
-    clear(at_.dk, at_.key_blocks * at_.columns);
-    clear(at_.dv, at_.key_blocks * at_.value_columns);
     for (std::int64_t g = 0; g < shape_.group; ++g)
       for (std::int64_t row = t_.row_begin; row < t_.row_end; row += a_.blocking.rows)
         super_block(t_.kv_head * shape_.group + g, row, lesser(row + a_.blocking.rows, t_.row_end));
+    clear_gradients(at_.key_blocks);
     for (std::int64_t key = t_.key_begin; key < t_.key_end; ++key) {
       store_row(at_.dk, at_.columns, key, shape_.depth, shape_.scale, a_.key_gradient, 0);
       store_row(at_.dv, at_.value_columns, key, shape_.value_depth, shape_.dropout.inverse_keep,
@@ -58,9 +57,15 @@ class BackwardRun {
   static Rows<T> rows_at(const Operand& o, std::int64_t head, std::int64_t row) {
     return {o.data + head * o.head + row * o.row, o.row};
   }
-  void clear(std::size_t offset, std::int64_t blocks) {
-    for (std::size_t i = 0; i < blocks * arch::kBlockFloats; i += kLanes)
-      Arch::store(floats(offset) + i, Arch::zero());
+  static void clear(float* c, std::int64_t blocks) {
+    for (std::size_t i = 0; i < blocks * arch::kBlockFloats; i += kLanes) Arch::store(c + i, Arch::zero());
+  }
+  // dK and dV = 0 up to a block of keys, when it is first met: what is added to them finds them near.
+  void clear_gradients(std::int64_t end) {
+    for (; cleared_ < end; ++cleared_) {
+      clear(c_block(at_.dk, cleared_ * at_.columns), at_.columns);
+      clear(c_block(at_.dv, cleared_ * at_.value_columns), at_.value_columns);
+    }
   }
 
   // Queries [begin, end) of one head against every key they see.
@@ -68,7 +73,7 @@ class BackwardRun {
     head_ = head, row_ = begin, rows_ = end - begin;
     used_ = ceil_div(rows_, kBlock);
     pack_queries();
-    clear(at_.dq, at_.columns * at_.query_blocks);
+    clear(floats(at_.dq), at_.columns * at_.query_blocks);
     const auto sees = [&](std::int64_t i) {
       return shape_.band.row(shape_.row0 + i, shape_.key0 + shape_.keys);
     };
@@ -231,6 +236,7 @@ class BackwardRun {
     if (blocks.empty()) return;
     for (std::int64_t query = blocks.begin; query < blocks.end; ++query)
       met_by(query) = {lesser(met_by(query).begin, b), b + 1};
+    clear_gradients(gradient_block(key_) + b + 1);
     bool pending_general = false;
     for (std::int64_t query = blocks.begin; query < blocks.end; ++query) {
       const Step step = step_of(b, query);
@@ -415,10 +421,11 @@ class BackwardRun {
         c_block(blocks, gradient_block(key) * columns) + arch::c_offset(static_cast<int>(key % kBlock), 0);
     float* share = t_.share.data + share_offset + (key - t_.share.key_begin) * channels;
     for (std::int64_t c = 0; c < channels; c += kLanes) {
-      const vec x = Arch::load(from + c / kBlock * arch::kBlockFloats + c % kBlock / kLanes * 256);
-      if (t_.share.data) {
-        const vec before = t_.share.add ? load_some<Arch>(share + c, channels - c) : Arch::zero();
-        store_some<Arch>(share + c, Arch::add(before, x), channels - c);
+      const vec before = t_.share.add ? load_some<Arch>(share + c, channels - c) : Arch::zero();
+      const vec x = Arch::add(
+          before, Arch::load(from + c / kBlock * arch::kBlockFloats + c % kBlock / kLanes * 256));
+      if (t_.share.data && !t_.share.last) {
+        store_some<Arch>(share + c, x, channels - c);
       } else {
         T* to = reinterpret_cast<T*>(out.data + t_.kv_head * out.head + key * out.row);
         store_some<Arch>(to + c, Arch::mul(x, Arch::set(factor)), channels - c);
@@ -434,6 +441,7 @@ class BackwardRun {
   std::int64_t head_ = 0, row_ = 0, rows_ = 0,
                used_ = 0;            // the super-block: head, first query, queries, blocks of them
   std::int64_t key_ = 0, keys_ = 0;  // the group of keys
+  std::int64_t cleared_ = 0;         // blocks of keys whose dK and dV have begun
   bool nonfinite_queries_ = false, nonfinite_keys_ = false;
 };
 

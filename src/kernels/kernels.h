@@ -170,7 +170,8 @@ struct BackwardSplit {
 struct GradientShare {
   float* data = nullptr;
   std::int64_t key_begin = 0, key_end = 0;  // those it has numbers for, at least those of the split
-  bool add = false;                         // to what is there
+  bool add = false;                         // to what earlier splits left there
+  bool last = false;                        // of them: the sums are stored as gradients
 };
 
 // All query heads of one kv head, rows [row_begin, row_end): their query gradients are stored; their

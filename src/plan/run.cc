@@ -125,18 +125,21 @@ class Execution {
   // the sums, and the bits, of splits side by side.
   void chain(const plan::Task& t, std::byte* scratch) const {
     const kernels::BackwardArgs args = backward_args(t.sequence);
-    const kernels::BackwardSplit whole{.row_end = t.row_end, .key_end = args.shape.keys};
+    const std::int64_t keys = args.shape.keys;
     float* sum = reinterpret_cast<float*>(scratch + workspace_.chain);
-    std::fill_n(sum, whole.key_end * (args.shape.depth + args.shape.value_depth), 0.0f);
+    std::fill_n(sum, keys * (args.shape.depth + args.shape.value_depth), 0.0f);
+    const kernels::BackwardSplit *first = splits(t.split), *last = first + t.chain - 1;
     std::int64_t row = t.row_begin;
-    for (const kernels::BackwardSplit* split = splits(t.split); split != splits(t.split) + t.chain; ++split) {
-      state_.row->backward->run(args,
-                                {t.kv_head, row, split->row_end, split->key_begin, split->key_end,
-                                 {.data = sum, .key_end = whole.key_end, .add = true}},
-                                scratch);
+    for (const kernels::BackwardSplit* split = first; split <= last; ++split) {
+      const kernels::GradientShare share{.data = sum, .key_end = keys, .add = true, .last = split == last};
+      state_.row->backward->run(
+          args, {t.kv_head, row, split->row_end, split->key_begin, split->key_end, share}, scratch);
       row = split->row_end;
     }
-    state_.row->backward->merge(args, {t.kv_head, 0, whole.key_end, sum, &whole, 1});
+    // The keys that the last split has not seen.
+    const kernels::BackwardSplit whole{.row_end = t.row_end, .key_end = keys};
+    for (const Interval& rest : {Interval{0, last->key_begin}, Interval{last->key_end, keys}})
+      state_.row->backward->merge(args, {t.kv_head, rest.begin, rest.end, sum, &whole, 1});
   }
   const kernels::BackwardSplit* splits(std::int64_t first) const { return schedule_.splits.data() + first; }
 
