@@ -34,8 +34,8 @@ struct alignas(kLine) RowBlock {
   std::int64_t head, row;  // of its first row
   int rows;                // of 32
   std::byte* query;
-  float* output;         // C blocks, one per 32 columns
-  std::uint32_t* words;  // [step of the chunk][row], of a dense mask; null: none
+  float* output;                         // C blocks, one per 32 columns
+  const std::uint32_t* words = nullptr;  // [step of the chunk][row], of a dense mask; null: none
   Seen seen;
   bool fresh = true;  // nothing is in the output yet
 };
@@ -150,11 +150,6 @@ class ForwardRun {
     }
     b.query = scratch_ + at_.queries + index * at_.q;
     b.output = floats(at_.outputs) + index * at_.columns * arch::kBlockFloats;
-    // A mask without heads looks the same to all of them.
-    const bool own = together_ || shape_.overlay.head != 0;
-    b.words = shape_.overlay.data ? reinterpret_cast<std::uint32_t*>(scratch_ + at_.words) +
-                                        (own ? index : index % row_blocks()) * a_.blocking.keys
-                                  : nullptr;
     const T* query[kBlock];
     each_row(b, [&](int r, std::int64_t head, std::int64_t row) {
       b.state.start(r, visible_keys(shape_, t_, row), mask_row(shape_.overlay, head, row));
@@ -170,20 +165,27 @@ class ForwardRun {
     for (std::int64_t i = 0; i < blocks(); ++i) {
       Block& b = block(i);
       const auto& visible = b.state.visible;
-      const Seen band = seen_by_band(visible[0], visible[b.rows - 1], chunk_, end);
-      if (!b.words) {
-        b.seen = band;
-      } else if (i >= row_blocks() && b.words == block(i - row_blocks()).words) {
-        b.seen = block(i - row_blocks()).seen;
-      } else {
-        const Block& next = block(i + 1 < blocks() ? i + 1 : i);
-        b.seen = seen_by_mask<Arch>(
-            {visible, b.state.hidden, next.state.hidden, b.rows, shape_.keys, shape_.overlay.key}, band,
-            chunk_, b.words);
-      }
+      b.seen = seen_by_band(visible[0], visible[b.rows - 1], chunk_, end);
+      if (shape_.overlay.data) b.seen = look_through_mask(i, b);
       some |= b.seen.some;
     }
     return some;
+  }
+  Seen look_through_mask(std::int64_t index, Block& b) {
+    const OverlayPlane& mask = shape_.overlay;
+    if (mask.words && !together_ && !t_.partial) {
+      b.words = mask.words + b.row * round_up(shape_.keys, kBlock) / kBlock + chunk_;
+      return seen_in_words<Arch>(b.words, b.seen.some);
+    }
+    // A mask without heads looks the same to all of them.
+    const std::int64_t same = mask.head == 0 && !together_ ? index % row_blocks() : index;
+    auto* words = reinterpret_cast<std::uint32_t*>(scratch_ + at_.words) + same * a_.blocking.keys;
+    b.words = words;
+    if (same != index) return block(same).seen;
+    const Block& next = block(index + 1 < blocks() ? index + 1 : index);
+    show<Arch>({b.state.visible, b.state.hidden, next.state.hidden, b.rows, shape_.keys, mask.key}, b.seen,
+               chunk_, words);
+    return seen_in_words<Arch>(words, b.seen.some);
   }
 
   // K of the steps `some`, and V of the round trips that they are in: P is zero where nobody sees them, and
@@ -448,6 +450,7 @@ inline constexpr Forward kForward{
         },
     .merge = merge_partials<Arch, T>,
     .rate = block_rate<Arch, Format>,
+    .show = show_rows<Arch>,
 };
 
 }  // namespace fusion_attention::kernels

@@ -89,33 +89,48 @@ FA_INLINE Seen seen_by_band(Interval top, Interval bottom, std::int64_t chunk, s
                     ~steps_below(ceil_div(from_chunk(bottom.begin), kBlock))};
 }
 
-// The rows of a block before a dense mask.
+// By the words [step][row] of 32 rows; only steps in `some` are looked at.
+template <class Arch>
+Seen seen_in_words(const std::uint32_t* words, Steps some) {
+  Seen seen;
+  for (; some != 0; some &= some - 1) {
+    const int step = first_step(some);
+    std::uint32_t any = 0, every = ~0u;
+    for (int r = 0; r < kBlock; ++r) {
+      any |= words[step * kBlock + r];
+      every &= words[step * kBlock + r];
+    }
+    seen.some |= Steps{any != 0} << step;
+    seen.every |= Steps{every == ~0u} << step;
+  }
+  return seen;
+}
+
+// Some rows before a dense mask, at most 32.
 struct MaskedRows {
   const Interval* visible;            // by the band
   const std::uint8_t* const* hidden;  // the row of the mask
-  const std::uint8_t* const* ahead;   // the same of a block that will be looked at next; null entries behind
-  int rows;                           // of 32
-  std::int64_t keys;                  // of the sequence
-  std::int64_t stride;                // bytes between keys of the mask
+  const std::uint8_t* const* ahead;   // those that will be looked at next, null where there are none
+  int rows;
+  std::int64_t keys;    // of the sequence
+  std::int64_t stride;  // bytes between keys of the mask
 };
 
-// By the band, which is `band`, and the mask: words[32·step + row] of all steps in band.some. A row of the
-// mask is read over the whole chunk, as it lies in memory, while the same row of the next block is fetched:
-// rows are short pieces, at which the machine's own prefetching begins anew.
+// The words [step][row] of a chunk, of the steps that the band shows to some row. Rows behind the last one
+// are as it is. A row of the mask is read over the whole chunk, as it lies in memory, while a row of the next
+// block is fetched: rows are short pieces, at which the machine's own prefetching begins anew.
 template <class Arch>
-Seen seen_by_mask(const MaskedRows m, const Seen band, std::int64_t chunk, std::uint32_t* words) {
-  if (!band.some) return {};
+void show(const MaskedRows m, const Seen band, std::int64_t chunk, std::uint32_t* words) {
+  if (!band.some) return;
   const int begin = first_step(band.some), end = last_step(band.some) + 1;
   const int whole = static_cast<int>(lesser(end, (m.keys - chunk) / kBlock));
   for (int r = 0; r < m.rows; ++r) {
     const std::uint8_t *row = m.hidden[r] + chunk * m.stride, *ahead = m.ahead[r];
     std::uint32_t* to = words + r;
     int step = begin;
-    if (m.stride == 1) {
-      for (; step < whole; ++step) {
-        if (ahead && step % 2 == 0) __builtin_prefetch(ahead + chunk + step * kBlock);
-        to[step * kBlock] = ~hidden_bits<Arch>(row, 1, step * kBlock, kBlock);
-      }
+    for (; m.stride == 1 && step < whole; ++step) {
+      if (ahead && step % 2 == 0) __builtin_prefetch(ahead + chunk + step * kBlock);
+      to[step * kBlock] = ~hidden_bits<Arch>(row, 1, step * kBlock, kBlock);
     }
     for (; step < end; ++step) {
       const std::int64_t key = step * kBlock;
@@ -128,18 +143,28 @@ Seen seen_by_mask(const MaskedRows m, const Seen band, std::int64_t chunk, std::
     for (int r = 0; r < m.rows; ++r)
       words[step * kBlock + r] &= visible_bits(m.visible[r].begin - key, m.visible[r].end - key);
   }
-  Seen seen;
-  for (int step = begin; step < end; ++step) {
-    std::uint32_t some = 0, every = ~0u;
-    for (int r = 0; r < m.rows; ++r) {
-      some |= words[step * kBlock + r];
-      every &= words[step * kBlock + r];
-    }
-    for (int r = m.rows; r < kBlock; ++r) words[step * kBlock + r] = 0;
-    seen.some |= Steps{some != 0} << step;
-    seen.every |= Steps{every == ~0u} << step;
+  for (int step = begin; step < end; ++step)
+    for (int r = m.rows; r < kBlock; ++r) words[step * kBlock + r] = words[step * kBlock + m.rows - 1];
+}
+
+// The same of all keys of a sequence, for 32 rows of it from `row` on and any head: what a mask without heads
+// shows to every head alike.
+template <class Arch>
+void show_rows(const Shape& shape, std::int64_t row, std::uint32_t* words) {
+  const ForwardTask whole{.row_end = shape.rows, .key_end = shape.keys};
+  const int rows = static_cast<int>(lesser(kBlock, shape.rows - row));
+  Interval visible[kBlock];
+  const std::uint8_t *hidden[kBlock], *ahead[kBlock];
+  for (int r = 0; r < rows; ++r) {
+    visible[r] = visible_keys(shape, whole, row + r);
+    hidden[r] = mask_row(shape.overlay, 0, row + r);
+    ahead[r] = row + r + kBlock < shape.rows ? mask_row(shape.overlay, 0, row + r + kBlock) : nullptr;
   }
-  return seen;
+  constexpr std::int64_t kMost = 64 * kBlock;
+  for (std::int64_t chunk = 0; chunk < shape.keys; chunk += kMost)
+    show<Arch>({visible, hidden, ahead, rows, shape.keys, shape.overlay.key},
+               seen_by_band(visible[0], visible[rows - 1], chunk, lesser(shape.keys, chunk + kMost)), chunk,
+               words + chunk);
 }
 
 }  // namespace fusion_attention::kernels
