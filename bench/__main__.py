@@ -12,11 +12,11 @@ from typing import Any
 
 import fusion_attention
 
+from . import report
 from .case import Case
 from .environments import ROOT
 from .matrix import matrix, quick
 from .peers import PEERS, QUICK
-from .report import summary, table, write
 from .run import Pace, Run
 
 QUICK_LIMIT = 270  # seconds; what is left of five minutes is for starting, overhead and the picture
@@ -31,9 +31,9 @@ def chosen(cases: list[Case], only: str) -> list[Case]:
     return [case for case in cases if not wanted or case.id in wanted]
 
 
-def overhead() -> list[dict[str, Any]]:
+def overhead(build: bool) -> list[dict[str, Any]]:
     done = subprocess.run(
-        [sys.executable, "-m", "bench.overhead", "--json"],
+        [sys.executable, "-m", "bench.overhead", "--json", *["--built"] * (not build)],
         cwd=ROOT,
         capture_output=True,
         text=True,
@@ -63,10 +63,11 @@ def main() -> None:
         parser.error(f"--peers: got {', '.join(sorted(unknown))}, allowed are {', '.join(PEERS)}")
     cases = chosen(quick() if options.quick else matrix(), options.only)
     limit = options.limit or (QUICK_LIMIT if options.quick else float("inf"))
-    seconds, least = (0.3, 3) if options.quick else (4.0, 5)
+    seconds = options.seconds or (0.3 if options.quick else 4.0)
+    least = 3 if seconds < 1 else 5
     start = time.monotonic()
     run = Run(cases)
-    run.measure(peers, Pace(options.seconds or seconds, least, min(start + limit, 1e18)))
+    run.measure(peers, Pace(seconds, least, min(start + limit, 1e18)))
 
     results: dict[str, Any] = {
         "cpu": run.facts.get("cpu", ""),
@@ -74,17 +75,16 @@ def main() -> None:
         "version": fusion_attention.__version__,
         "seconds": time.monotonic() - start,
         "peers": run.fates,
-        "overhead": overhead() if not options.only else [],
+        "overhead": overhead(build=not options.quick) if not options.only else [],
         "cells": list(run.cells.values()),
     }
     heading = f"{results['cpu']}; torch {results['torch']}; fusion_attention {results['version']}"
-    small = [
-        f"overhead {row['case']}: ours {row['ours_us']:.1f} µs, an empty operator {row['empty_us']:.1f} µs"
-        for row in results["overhead"]
-    ]
-    results["text"] = "\n".join([heading, table(results["cells"], peers), *small, summary(results)])
+    small = [report.overhead(row) for row in results["overhead"]]
+    results["text"] = "\n".join(
+        [heading, report.table(results["cells"], peers), *small, report.summary(results)]
+    )
     print(results["text"])
-    files = write(results, options.out)
+    files = report.write(results, options.out)
     try:
         from .picture import draw
     except ImportError:

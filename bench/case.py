@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
+from typing import Any
 
 import numpy as np
 
@@ -48,7 +49,9 @@ class Case:
     cache: str = ""  # one of CACHES
     threads: int = 1
     quick: int = 0  # rows (decode: keys) in the quick run; 0 is not part of it
-    goal: int = 0  # percent of the roof that is good on AVX-512 BF16, 0 for none
+    arch: str = ""  # an instruction set that this library is held to; such a case has no peers
+    goal: int = 0  # percent of the roof that is good, 0 for none
+    tile_goal: int = 0  # the same on a CPU with a tile unit
     note: str = ""  # how it differs from the matrix, and why
 
     def __post_init__(self) -> None:
@@ -63,7 +66,7 @@ class Case:
             size = f"{len(self.lengths)} seqs {sum(self.lengths)}"
         depth = f"{self.depth}" if self.depth == self.value_depth else f"{self.depth}/{self.value_depth}"
         kind = {"forward": "fwd", "backward": "bwd", "training": "fwd+bwd"}[self.work]
-        more = [self.mask, self.cache, "sink" * self.sink]
+        more = [self.mask, self.cache, "sink" * self.sink, self.arch]
         more += [f"dropout {1 - self.keep_prob:.1f}"] if self.keep_prob < 1 else []
         words = " ".join(word for word in more if word)
         return f"{self.id} {kind} {SHORT[self.dtype]} b{self.batch} h{heads} s{size} d{depth} {words}"
@@ -112,7 +115,7 @@ class Case:
         """What the roof counts: bytes where keys are read, flops elsewhere."""
         return self.bytes if self.is_decode else self.flops
 
-    def describe(self) -> dict:
+    def describe(self) -> dict[str, Any]:
         return {"name": self.name, "key": self.key, "flops": self.flops, "bytes": self.bytes, **asdict(self)}
 
 
@@ -148,7 +151,8 @@ def dense(mask: str, rows: int, keys: int, lengths: tuple[int, ...] = ()) -> np.
         ).copy()
     if kind == "documents":
         size = -(-rows // int(number))
-        return (i // size == j // size) & (j <= i)
+        same: np.ndarray = i // size == j // size
+        return same & (j <= i)
     if kind == "kept":
         return random.random((rows, keys), dtype=np.float32) < number
     if kind == "blocks":

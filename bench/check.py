@@ -65,9 +65,9 @@ def _weights(piece: Piece, batch: int, head: int, rows: Tensor) -> Tensor:
     scores = piece.scale * (
         piece.query[batch, head, rows].double() @ piece.key[batch, head // group].double().T
     )
-    if piece.keep is not None:
-        keep = piece.keep[batch if piece.keep.shape[0] > 1 else 0, 0, rows]
-        scores = scores.masked_fill(~keep, -math.inf)
+    sees = piece.sees(batch, rows)
+    if sees is not None:
+        scores = scores.masked_fill(~sees, -math.inf)
     if case.sink:
         column = sink_of(case.heads)[head].double().expand(len(rows), 1)
         return torch.softmax(torch.cat([scores, column], 1), 1)[:, :-1]

@@ -78,7 +78,7 @@ def _installed(entry: Entry) -> Path:
         return python
     print(f"installing {' '.join(pins(entry.packages))} into {folder.relative_to(ROOT)}", flush=True)
     make = [sys.executable, "-m", "venv", "--without-pip", "--clear", str(folder)]
-    _run(make, "its environment was not made")
+    carry_out(make, "its environment was not made")
     version = f"python{sys.version_info.major}.{sys.version_info.minor}"
     shared = sysconfig.get_path("purelib")
     (folder / "lib" / version / "site-packages" / "shared.pth").write_text(shared + "\n")
@@ -93,13 +93,31 @@ def _installed(entry: Entry) -> Path:
         "--only-binary",
         ":all:",
     ]
-    _run([*install, *pins(entry.packages)], "its packages were not installed")
-    _run([str(python), "-c", "import " + ", ".join(entry.modules)], "it does not import")
+    carry_out([*install, *pins(entry.packages)], "its packages were not installed")
+    carry_out([str(python), "-c", "import " + ", ".join(entry.modules)], "it does not import")
     stamp.write_text(wanted)
     return python
 
 
-def _run(command: list[str], otherwise: str) -> None:
+def overhead_program(build: bool) -> Path:
+    """The C++ program of overhead.cc, up to date if it may be built (minutes, the first time)."""
+    folder = FOLDER / "cpp"
+    program = folder / "overhead"
+    if build:
+        if not _compiler("c++", "g++", "clang++") or not shutil.which("cmake"):
+            raise Absent("there is no C++ compiler, or no CMake")
+        options = ("CMAKE_BUILD_TYPE=Release", "FUSION_ATTENTION_BENCH=ON", "FUSION_ATTENTION_TESTS=OFF")
+        configure = ["cmake", "-S", str(ROOT), "-B", str(folder), *(f"-D{option}" for option in options)]
+        carry_out(configure, "CMake refused it")
+        jobs = str(len(os.sched_getaffinity(0)))
+        carry_out(["cmake", "--build", str(folder), "-j", jobs, "--target", "overhead"], "it was not built")
+    if not program.exists():
+        raise Absent("not built: `python -m bench.overhead` does")
+    return program
+
+
+def carry_out(command: list[str], otherwise: str) -> None:
+    """Runs it, and is Absent("otherwise: why") where it fails."""
     settings = {**os.environ, "PIP_DISABLE_PIP_VERSION_CHECK": "1"}
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=INSTALL_SECONDS, env=settings)

@@ -12,6 +12,8 @@ from typing import Any
 
 from .case import Case
 
+Words = dict[str, Any]  # of Case
+
 BF16, FP16, FP32 = "bfloat16", "float16", "float32"
 # 16 documents of 128 to 4,096 tokens, 16,384 together; 8 sequences of the goal table, 8,192 together.
 DOCUMENTS = (4096, 2048, 2048, 1536, 1024, 1024, 896, 768, 640, 512, 512, 384, 384, 256, 128, 128)
@@ -32,7 +34,7 @@ def each(id: str, model: str, *, dtypes: tuple[str, ...] = (BF16,), **words: Any
 
 def forward() -> Iterator[Case]:
     every = (BF16, FP16, FP32)
-    llama = {"heads": 32, "kv_heads": 8, "depth": 128}
+    llama: Words = {"heads": 32, "kv_heads": 8, "depth": 128}
     yield from each("A1", "Llama-3-8B", dtypes=every, rows=[512, 2048], mask="causal", **llama)
     yield from each("A1", "Llama-3-8B", rows=8192, mask="causal", **llama)
     one_group = "one group of 4 heads instead of 8"
@@ -69,16 +71,16 @@ def forward() -> Iterator[Case]:
     yield from each(
         "A9", "ModernBERT", dtypes=(BF16, FP32), heads=12, rows=8192, depth=64, mask="around:64", note=one
     )
-    both = {"dtypes": (FP32, BF16), "batch": 8, "heads": 16}
+    both: Words = {"dtypes": (FP32, BF16), "batch": 8, "heads": 16}
     yield from each("A10", "ViT-L/14", rows=[257, 577], depth=64, **both)
     yield from each("A10", "SigLIP-so400m", rows=729, depth=72, **both)
     for rows, depth in ((4096, 40), (1024, 80), (256, 160)):
-        sd = {"dtypes": (FP32, BF16, FP16), "batch": 2, "heads": 8, "rows": rows, "depth": depth}
+        sd: Words = {"dtypes": (FP32, BF16, FP16), "batch": 2, "heads": 8, "rows": rows, "depth": depth}
         yield from each("A11", "Stable Diffusion 1.5", **sd)
         yield from each("A11", "Stable Diffusion 1.5 cross", keys=77, **sd)
     yield from each("A12", "SDXL", heads=10, rows=4096, depth=64)
     yield from each("A12", "Flux", heads=24, rows=4608, depth=128)
-    whisper = {"dtypes": (FP32, BF16), "heads": 20, "depth": 64}
+    whisper: Words = {"dtypes": (FP32, BF16), "heads": 20, "depth": 64}
     yield from each("A13", "Whisper-large", rows=1500, **whisper)
     yield from each("A13", "Whisper-large cross", rows=[1, 448], keys=1500, **whisper)
     yield from each(
@@ -94,7 +96,7 @@ def forward() -> Iterator[Case]:
 
 
 def decode() -> Iterator[Case]:
-    llama = {"heads": 32, "kv_heads": 8, "depth": 128}
+    llama: Words = {"heads": 32, "kv_heads": 8, "depth": 128}
     yield from each("B1", "Llama-3-8B", rows=1, keys=[1024, 8192, 32768, 131072], **llama)
     yield from each("B1", "Llama-3-8B", rows=1, batch=[8, 32], keys=8192, **llama)
     yield from each("B1", "Llama-3-8B", rows=1, batch=8, keys=32768, **llama)
@@ -116,11 +118,11 @@ def decode() -> Iterator[Case]:
 
 
 def training() -> Iterator[Case]:
-    llama = {"heads": 32, "kv_heads": 8, "depth": 128, "mask": "causal", "work": "training"}
+    llama: Words = {"heads": 32, "kv_heads": 8, "depth": 128, "mask": "causal", "work": "training"}
     yield from each("C1", "Llama-3-8B", dtypes=(BF16, FP32), rows=2048, **llama)
-    quarter = {**llama, "heads": 8, "kv_heads": 2, "note": "8/2 heads instead of 32/8"}
+    quarter: Words = {**llama, "heads": 8, "kv_heads": 2, "note": "8/2 heads instead of 32/8"}
     yield from each("C1", "Llama-3-8B", rows=[4096, 8192], **quarter)
-    train = {"work": "training"}
+    train: Words = {"work": "training"}
     yield from each(
         *("C2", "GPT-2 small"), dtypes=(FP32, BF16), batch=8, heads=12, rows=1024, depth=64, mask="causal",
         keep_prob=[1.0, 0.9], **train,
@@ -152,8 +154,15 @@ def training() -> Iterator[Case]:
 
 
 def goals() -> Iterator[Case]:
-    """Every goal of forward, backward and decode that a CPU without tiles can reach; S = 4096 unless said."""
-    usual = {"heads": 8, "rows": 4096}
+    """Every goal of forward, backward and decode that is a share of a roof; S = 4096 unless said."""
+    usual: Words = {"heads": 8, "rows": 4096}
+    # With a tile unit: bf16 of its roof, the others of FMA's.
+    tiles = {
+        (BF16, "forward"): {128: (43, 38), 64: (34, 0)},
+        (BF16, "backward"): {128: (36, 0)},
+        (FP32, "forward"): {128: (130, 0)},
+        (FP16, "forward"): {128: (230, 0)},
+    }
     percent = {
         (BF16, "forward"): {128: (90, 88), 64: (87, 84)},
         (BF16, "backward"): {128: (92, 87), 64: (91, 85)},
@@ -165,15 +174,17 @@ def goals() -> Iterator[Case]:
     for (dtype, work), depths in percent.items():
         size = 2048 if work == "forward" else 1024
         for depth, both in depths.items():
-            for mask, goal in zip(("full", "causal"), both):
+            on_tiles = tiles.get((dtype, work), {}).get(depth, (0, 0))
+            for mask, goal, tile_goal in zip(("full", "causal"), both, on_tiles):
                 if goal:
                     yield Case(
-                        "G1", "", dtype, depth=depth, mask=mask, work=work, goal=goal, quick=size, **usual
-                    )
+                        *("G1", "", dtype), depth=depth, mask=mask, work=work, quick=size, goal=goal,
+                        tile_goal=tile_goal, **usual,
+                    )  # fmt: skip
     yield Case("G2", "", BF16, 8, 16384, 128, "window:1024", quick=4096, goal=75)
     yield Case("G3", "", BF16, 8, 2048, 128, "kept:0.9", batch=2, quick=2048, goal=80)
     yield Case("G3", "", BF16, 8, 2048, 128, "documents:4", batch=2, quick=2048, goal=65)
-    packed = {"layout": "TND", "lengths": SEQUENCES}
+    packed: Words = {"layout": "TND", "lengths": SEQUENCES}
     yield Case("G4", "", BF16, 8, max(SEQUENCES), 128, "causal", quick=2048, goal=78, **packed)
     for rows, goal in ((128, 60), (384, 75)):
         yield Case("G5", "", BF16, 12, rows, 64, batch=8, quick=rows, goal=goal)
@@ -184,10 +195,18 @@ def goals() -> Iterator[Case]:
     yield Case("G6", "", BF16, 8, 4096, 256, quick=1024, goal=85)
     for work, goal in (("forward", 45), ("training", 60)):
         yield Case("G7", "", BF16, 8, 1024, 64, keep_prob=0.9, work=work, quick=1024, goal=goal)
-    llama = {"heads": 32, "kv_heads": 8, "depth": 128, "rows": 1}
+    llama: Words = {"heads": 32, "kv_heads": 8, "depth": 128, "rows": 1}
     yield Case("G8", "decode", BF16, keys=8192, quick=8192, goal=80, **llama)
     yield Case("G8", "decode", BF16, keys=32768, quick=32768, goal=73, **llama)
     yield Case("G8", "decode", BF16, keys=32768, threads=2, goal=77, **llama)
+    for dtype in (FP32, BF16, FP16):
+        for work in ("forward", "backward"):
+            for depth in (128, 64):
+                size = 1024 if (dtype, depth) == (FP32, 128) else 0
+                yield Case(
+                    *("G9", "", dtype), depth=depth, work=work, quick=size, arch="avx2", goal=75,
+                    tile_goal=75, **usual,
+                )  # fmt: skip
 
 
 def small_and_scaling() -> Iterator[Case]:

@@ -9,8 +9,10 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from .case import DENSE, Case, dense, parse_mask
+from .case import DENSE, Case, dense, interval, parse_mask
 
+# Numbers that are drawn; a larger tensor repeats them, and since this is odd, its rows differ all the same.
+POOL = (1 << 22) + 1
 INT8_SCALE = 1 / 32  # a power of two: the dequantised number is exact in every dtype
 
 
@@ -50,6 +52,16 @@ class Piece:
         keep = torch.from_numpy(dense(self.mask, self.query.shape[2], self.key.shape[2], self.case.lengths))
         return keep.unsqueeze(1) if keep.dim() == 3 else keep[None, None]
 
+    def sees(self, batch: int, rows: Tensor) -> Tensor | None:
+        """The mask of some rows, bool [len(rows), keys], without the whole; None where it hides nothing."""
+        if not self.mask:
+            return None
+        if self.kind in DENSE and self.keep is not None:
+            return self.keep[batch if self.keep.shape[0] > 1 else 0, 0, rows]
+        low, high = interval(self.mask, self.query.shape[2], self.key.shape[2])
+        j = torch.arange(self.key.shape[2])
+        return (j >= torch.from_numpy(low)[rows, None]) & (j < torch.from_numpy(high)[rows, None])
+
     def bias(self) -> Tensor | None:
         """What is added to the scores instead of a bool mask: 0 or −inf, in query's dtype."""
         if self.keep is None:
@@ -62,7 +74,7 @@ class Piece:
         if group == 1:
             return self.key, self.value
         if group not in self.copies:
-            self.copies[group] = tuple(x.repeat_interleave(group, 1) for x in (self.key, self.value))
+            self.copies[group] = self.key.repeat_interleave(group, 1), self.value.repeat_interleave(group, 1)
         return self.copies[group]
 
     def score_bytes(self, element: int) -> int:
@@ -82,7 +94,9 @@ class Operands:
 
         def draw(heads: int, rows: int, depth: int) -> Tensor:
             shape = (tokens, heads, depth) if packed else (case.batch, heads, rows, depth)
-            return torch.randn(shape, generator=generator).to(dtype)
+            count = math.prod(shape)
+            pool = torch.randn(min(count, POOL), generator=generator).to(dtype)
+            return pool.repeat(-(-count // POOL))[:count].view(shape)
 
         self.query = draw(case.heads, case.rows, case.depth)
         self.key = draw(case.kv_heads, case.keys, case.depth)
@@ -97,7 +111,8 @@ class Operands:
             )
             self.stored = key, value
             self.key, self.value = ((x.to(dtype) * INT8_SCALE) for x in self.stored)
-        self.gradient = draw(case.heads, case.rows, case.value_depth)
+        forward = case.work == "forward"  # nobody reads its gradient
+        self.gradient = self.query if forward else draw(case.heads, case.rows, case.value_depth)
         self.pieces = self._packed_pieces() if packed else [self._piece()]
 
     def _piece(self) -> Piece:

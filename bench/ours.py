@@ -49,19 +49,19 @@ class Ours:
 
     def _words(self) -> dict[str, Any]:
         kind, number = parse_mask(self.case.mask)
-        words: dict[str, Any] = {
+        of_kind: dict[str, dict[str, Any]] = {
             "causal": {"sparse_mode": 2},
             "bottom": {"sparse_mode": 3},
             "window": {"sparse_mode": 4, "pre_tockens": int(number) - 1, "next_tockens": 0},
             "around": {"sparse_mode": 4, "pre_tockens": int(number), "next_tockens": int(number)},
             "prefix": {"sparse_mode": 6, "prefix": [int(number)] * self.case.batch},
-        }.get(kind, {})
+        }
+        words = of_kind.get(kind, {})
         if kind == "prefix":
             words["atten_mask"] = torch.ones(3072, 2048, dtype=torch.bool)
         elif words:
             words["atten_mask"] = torch.ones(2048, 2048, dtype=torch.bool).triu_(1)
-        elif self.operands.has_dense_mask:
-            keep = self.operands.pieces[0].keep
+        elif self.operands.has_dense_mask and (keep := self.operands.pieces[0].keep) is not None:
             words = {"sparse_mode": 1, "atten_mask": ~keep}
         if self.case.layout == "TND":
             ends = list(accumulate(self.case.lengths))
@@ -88,13 +88,12 @@ class Ours:
 
     def _training(self) -> Callable[[], Any]:
         words, case = self._words(), self.case
-        leaves = [x.detach().requires_grad_() for x in self.qkv]
+        query, key, value = leaves = [x.detach().requires_grad_() for x in self.qkv]
+        words["scale"] = self.scale
 
         def step() -> Any:
             with torch.enable_grad():
-                out = front.npu_fusion_attention(*leaves, case.heads, case.layout, scale=self.scale, **words)[
-                    0
-                ]
+                out = front.npu_fusion_attention(query, key, value, case.heads, case.layout, **words)[0]
                 return torch.autograd.grad(out, leaves, self.operands.gradient)
 
         return step

@@ -1,13 +1,15 @@
-"""Call overhead through torch: `python -m bench.overhead [--json]`.
+"""Call overhead: `python -m bench.overhead [--json] [--built]`; --built leaves C++ out where it is not built.
 
-Method: one call at S = 16 against an operator with the same three results that is registered the same way
-(define, implementation, autograd) and does nothing; each timed in runs of 2,000 calls, interleaved, the best
-run of each kept, one thread. What remains is all of ours: the Python function, checks, plan, arithmetic.
+Through torch: one call at S = 16 against an operator with the same three results that is registered the same
+way (define, implementation, autograd) and does nothing; each timed in runs of 2,000 calls, interleaved, the
+best run of each kept, one thread. What remains is all of ours: the Python function, checks, plan, arithmetic.
+Inside the library, in C++: overhead.cc.
 """
 
 from __future__ import annotations
 
 import json
+import subprocess
 import sys
 import time
 from collections.abc import Callable
@@ -16,6 +18,9 @@ from typing import Any
 import fusion_attention
 import fusion_attention.torch as front
 import torch
+
+from .environments import Absent, overhead_program
+from .report import overhead
 
 CALLS, RUNS = 2000, 15
 LIBRARY = torch.library.Library("overhead", "DEF")  # the operator lives as long as this
@@ -54,7 +59,7 @@ def measure(empty: Callable[..., object], dtype: torch.dtype, training: bool) ->
     return min(pair[0] for pair in pairs), min(pair[1] for pair in pairs)
 
 
-def rows() -> list[dict[str, Any]]:
+def through_torch() -> list[dict[str, Any]]:
     fusion_attention.set_thread_count(1)
     torch.set_num_threads(1)
     empty = empty_operator()
@@ -62,18 +67,25 @@ def rows() -> list[dict[str, Any]]:
     for dtype in (torch.float32, torch.bfloat16):
         for training in (False, True):
             nothing, ours = measure(empty, dtype, training)
-            case = f"{str(dtype).removeprefix('torch.')} {'training' if training else 'inference'}"
-            measured.append({"case": case, "empty_us": nothing, "ours_us": ours})
+            case = f"torch {str(dtype).removeprefix('torch.')} {'training' if training else 'inference'}"
+            measured.append({"case": case, "empty_us": nothing, "us": ours})
     return measured
 
 
+def inside(build: bool) -> list[dict[str, Any]]:
+    """Rows of the C++ program, or one that says why there are none."""
+    try:
+        program = overhead_program(build)
+    except Absent as reason:
+        return [{"case": "C++", "absent": str(reason)}]
+    done = subprocess.run([program], capture_output=True, text=True, check=True)
+    return [{**row, "case": f"C++ {row['case']}"} for row in json.loads(done.stdout)]
+
+
 def main() -> None:
-    if sys.argv[1:] == ["--json"]:
-        print(json.dumps(rows()))
-        return
-    for row in rows():
-        empty, ours = row["empty_us"], row["ours_us"]
-        print(f"{row['case']:18} empty {empty:5.1f} µs   ours {ours:5.1f} µs   over {ours - empty:5.1f} µs")
+    words = sys.argv[1:]
+    rows = [*through_torch(), *inside(build="--built" not in words)]
+    print(json.dumps(rows) if "--json" in words else "\n".join(map(overhead, rows)))
 
 
 if __name__ == "__main__":

@@ -11,6 +11,11 @@ from typing import Any
 from .peers import PEERS
 
 NAME = 58
+DISTURBED = "~"  # marks a figure whose every slice was disturbed
+
+
+def mark(told: dict[str, Any]) -> str:
+    return DISTURBED if told["disturbed"] else ""
 
 
 def best(cell: dict[str, Any]) -> tuple[str, float] | None:
@@ -32,25 +37,46 @@ def table(cells: list[dict[str, Any]], peers: list[str]) -> str:
         one, reads = cell["ours"], cell["roof"]["name"] == "read"
         rate = (cell["bytes"] if reads else cell["flops"]) / one["ms"] / 1e6
         unit = "GB/s" if reads else "GF/s"
-        goal = str(cell["goal"] or "")
+        goal = str(cell["roof"]["goal"] or "")
         peaks = [x["peak_bytes"] for x in one["processes"] if x.get("peak_bytes") is not None]
         memory = f"{max(peaks) / 2**20:.1f}" if peaks else "?"
         line = (
-            f"{cell['name']:{NAME}} {cell['threads']:3} {one['ms']:9.3f} {100 * one['spread']:3.0f} "
+            f"{cell['name']:{NAME}} {cell['threads']:3} {mark(one) + format(one['ms'], '.3f'):>9} "
+            f"{100 * one['spread']:3.0f} "
             f"{rate:5.0f} {unit} {100 * one['of_roof']:6.1f} {goal:>4} {memory:>6}"
         )
         for name in peers:
             told = cell["peers"].get(name, {})
-            line += f" {told['ratio']:10.2f}×" if "ratio" in told else f" {'−':>11}"
+            ratio = f"{mark(told)}{told['ratio']:.2f}×" if "ratio" in told else "−"
+            line += f" {ratio:>11}"
         lines.append(line)
     return "\n".join(lines)
 
 
+def goals(cells: list[dict[str, Any]]) -> list[str]:
+    """Of each cell that has a goal on this machine: reached, or short by how much of which roof."""
+    rows = []
+    for cell in cells:
+        goal = cell["roof"]["goal"] if "ours" in cell else cell["goal"]
+        if not goal:
+            continue
+        if "ours" not in cell:
+            rows.append((False, f"  not measured: {cell['key']}"))
+            continue
+        share = 100 * cell["ours"]["of_roof"]
+        verdict = "reached" if share >= goal else f"short by {goal - share:.1f}"
+        of = f"{mark(cell['ours'])}{share:.1f} % of {cell['roof']['name']}, goal {goal}"
+        rows.append((share >= goal, f"  {verdict:13} {of:30} {cell['key']}"))
+    if not rows:
+        return []
+    return [f"goals: {sum(good for good, _ in rows)} of {len(rows)} reached", *(line for _, line in rows)]
+
+
 def summary(results: dict[str, Any]) -> str:
-    """Geometric mean, worst cell, cells below 1.0×, errors beside torch's, what each peer could not do."""
+    """Goals, geometric mean, worst cell, cells below 1.0×, errors beside torch's, what peers could not do."""
     cells = results["cells"]
+    lines = goals(cells)
     won = [(cell, *found) for cell in cells if "ours" in cell and (found := best(cell))]
-    lines = []
     if won:
         mean = math.exp(sum(math.log(ratio) for _, _, ratio in won) / len(won))
         cell, name, ratio = min(won, key=lambda one: one[2])
@@ -58,7 +84,10 @@ def summary(results: dict[str, Any]) -> str:
         lines.append(f"worst cell: {ratio:.2f}× of {name} in {cell['key']}")
         below = sorted((one for one in won if one[2] < 1), key=lambda one: one[2])
         lines.append(f"cells below 1.0×: {len(below)}")
-        lines += [f"  {ratio:.2f}× of {name:12} {cell['key']}" for cell, name, ratio in below]
+        lines += [
+            f"  {mark(cell['peers'][name])}{ratio:.2f}× of {name:12} {cell['key']}"
+            for cell, name, ratio in below
+        ]
     lines += _errors(cells)
     wrong = [cell for cell in cells if "wrong" in cell]
     lines.append(f"wrong answers of ours: {len(wrong)}")
@@ -73,6 +102,14 @@ def summary(results: dict[str, Any]) -> str:
                 reasons[cell["peers"][name]["reason"]].append(cell["id"])
         lines += [f"  {reason}: {_counted(ids)}" for reason, ids in reasons.items()]
     return "\n".join(lines)
+
+
+def overhead(row: dict[str, Any]) -> str:
+    """A line of `bench.overhead`."""
+    if "absent" in row:
+        return f"overhead {row['case']}: {row['absent']}"
+    over = f", {row['us'] - row['empty_us']:.1f} over an empty operator" if "empty_us" in row else ""
+    return f"overhead {row['case']}: {row['us']:.2f} µs{over}"
 
 
 def _errors(cells: list[dict[str, Any]]) -> list[str]:

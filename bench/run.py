@@ -53,16 +53,18 @@ class Run:
         for place, (name, where) in enumerate(present.items()):
             left = max(0.0, pace.limit - time.monotonic())
             limit = time.monotonic() + left / (len(present) - place + ALONE_SHARE)
-            self._peer(name, where, self.cases, Pace(pace.seconds, pace.least, limit))
+            shared = [x for x in self.cases if not x.arch]
+            self._peer(name, where, shared, Pace(pace.seconds, pace.least, limit))
             told = [x["peers"][name] for x in self.cells.values() if name in x["peers"]]
             self.fates[name] = f"measured in {sum('ms' in x for x in told)} of {len(told)} cells"
             print(f"{name}: {self.fates[name]}", flush=True)
         rest = [x for x in self.cases if x.key not in self._ours]
         self._peer(ALONE, Environment(), rest, pace)
         for key, samples in self._ours.items():
+            calm = [x for x in samples if not x["disturbed"]]
             self.cells[key]["ours"] = {
-                name: median(x[name] for x in samples) for name in ("ms", "of_roof", "spread")
-            } | {"processes": samples}
+                name: median(x[name] for x in calm or samples) for name in ("ms", "of_roof", "spread")
+            } | {"disturbed": not calm, "processes": samples}
 
     def _peer(self, name: str, where: Environment, cases: list[Case], pace: Pace) -> None:
         for threads in sorted({x.threads for x in cases}):
@@ -118,4 +120,5 @@ class Run:
         if "ms" in told and "ours" in line:
             told["ours_ms"] = line["ours"]["ms"]
             told["ratio"] = told["ms"] / line["ours"]["ms"]
+            told["disturbed"] |= line["ours"]["disturbed"]
         cell["peers"][name] = told

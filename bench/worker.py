@@ -11,11 +11,14 @@ import json
 import os
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 ALONE = "alone"  # no peer: this library and the roof
+FORCED = "FUSION_ATTENTION_KERNEL"
+ROOF_OF_ARCH = {"avx2": "fma_ymm"}
 
 
 def confine(threads: int) -> None:
@@ -46,13 +49,27 @@ def main() -> None:
         say(cpu=machine.describe()["cpu"], torch=torch.__version__)
         peer = None if job["peer"] == ALONE else load(job["peer"], job["threads"])
         for words in job["cases"]:
-            case = Case(**{k: tuple(v) if k == "lengths" else v for k, v in words.items() if k in fields})
+            given: Any = {k: tuple(v) if k == "lengths" else v for k, v in words.items() if k in fields}
+            case = Case(**given)
             if time.monotonic() > job["limit"]:
                 say(case=case.key, reason="not measured: the time of the run was used up")
                 continue
             say(begins=case.key)
-            say(case=case.key, **measured(case, peer, job["seconds"], job["least"], job["limit"]))
+            with held_to(case.arch):
+                say(case=case.key, **measured(case, peer, job["seconds"], job["least"], job["limit"]))
             gc.collect()
+
+
+@contextmanager
+def held_to(arch: str) -> Iterator[None]:
+    """This library may use no other instruction set; "" leaves it the choice."""
+    if arch:
+        os.environ[FORCED] = arch
+    try:
+        yield
+    finally:
+        if arch:
+            del os.environ[FORCED]
 
 
 def measured(case: Any, peer: Any, seconds: float, least: int, limit: float) -> dict[str, Any]:
@@ -93,18 +110,16 @@ def measured(case: Any, peer: Any, seconds: float, least: int, limit: float) -> 
         return {"reason": f"ours: {error}", "wrong": True}
     roof, rates = roof_of(case), []
     functions["roof"] = lambda: rates.append(machine.measure_roof(roof, 0.005))
-    try:
-        made = {name: told["first_call_s"] for name, told in result.items()}
-        samples = interleave(functions, seconds, least, limit, made)
-    except RuntimeError as error:
-        return {"reason": str(error)}
+    made = {name: told["first_call_s"] for name, told in result.items()}
+    samples = interleave(functions, seconds, least, limit, made)
     # The upper quartile: a disturbed roof slice would flatter everybody.
     rates.sort()
     peak = rates[3 * len(rates) // 4] * case.threads
     for name in functions.keys() - {"roof"}:
         result[name] |= samples[name].describe()
         result[name]["of_roof"] = case.amount / samples[name].median / peak
-    return {**result, "roof": {"name": roof, "per_second": peak}}
+    goal = case.tile_goal if "amx" in machine.roofs() else case.goal
+    return {**result, "roof": {"name": roof, "per_second": peak, "goal": goal}}
 
 
 def _first(function: Callable[[], Any], peak_bytes: Callable[..., Any]) -> tuple[Any, dict[str, Any]]:
@@ -119,6 +134,8 @@ def roof_of(case: Any) -> str:
 
     if case.is_decode:
         return "read"
+    if case.arch:
+        return ROOF_OF_ARCH[case.arch]
     candidates = ["fma", "vdpbf16ps", "amx"] if case.dtype == "bfloat16" else ["fma"]
     rates = {name: machine.measure_roof(name, 0.02) for name in machine.roofs() if name in candidates}
     return max(rates, key=lambda name: rates[name])

@@ -127,7 +127,7 @@ def lint(tally: Tally) -> None:
     tally.check("clang-format", *run("clang-format", "--dry-run", "-Werror", *sources))
     tally.check("ruff check", *run("ruff", "check", "."))
     tally.check("ruff format", *run("ruff", "format", "--check", "."))
-    tally.check("mypy", *run("mypy", "python/fusion_attention"))
+    tally.check("mypy", *run("mypy", "python/fusion_attention", "bench"))
     tally.check("mypy scripts", *run("mypy", "--scripts-are-modules", "scripts/suite.py", "scripts/layers",
                                      "scripts/isa_symbols"))  # fmt: skip
     lines = {name: len((ROOT / name).read_text().splitlines())

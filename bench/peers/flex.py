@@ -28,7 +28,7 @@ class Flex(Peer):
             shared = piece.keep is None or piece.keep.shape[0] == 1
             batch = None if shared else piece.query.shape[0]
             block_mask = create_block_mask(visible(piece), batch, None, rows, keys, device="cpu")
-        words = {
+        words: dict[str, Any] = {
             "block_mask": block_mask,
             "scale": piece.scale,
             "enable_gqa": piece.case.heads != piece.case.kv_heads,
@@ -47,7 +47,7 @@ def visible(piece: Piece) -> Callable[..., Any]:
     if kind == "padding":
         lengths = torch.tensor(piece.case.lengths)
         return lambda b, h, i, j: j < lengths[b]
-    if kind in DENSE:
+    if kind in DENSE and piece.keep is not None:
         keep = piece.keep[0, 0]
         return lambda b, h, i, j: keep[i, j]
     return {

@@ -49,7 +49,7 @@ class Jax(Peer):
         return lambda: jax.block_until_ready(function(gradient, *operands))
 
     def tensors(self, result: Any) -> list[Tensor]:
-        return [torch.from_dlpack(x).transpose(1, 2) for x in result]
+        return [torch.utils.dlpack.from_dlpack(x).transpose(1, 2) for x in result]
 
 
 def create(threads: int) -> Peer:

@@ -36,7 +36,7 @@ class OneDnn(Peer):
         traced = torch.jit.trace(plain if bias is None else masked, tuple(operands), check_trace=False)
         for _ in range(WARM):
             traced(*operands)
-        if GROUP not in str(torch.jit.last_executed_optimized_graph()):
+        if GROUP not in str(torch._C._last_executed_optimized_graph()):
             raise Cannot("the fuser made no group of it")
         return lambda: traced(*operands)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Optional
 
 import numpy as np
 import onnxruntime
@@ -16,6 +16,7 @@ from .peer import Cannot, Peer, bounded_scores
 
 TYPES = {"float32": TensorProto.FLOAT, "float16": TensorProto.FLOAT16}
 DOMAIN = "com.microsoft"
+Feeds = dict[str, Optional[np.ndarray]]
 
 
 def flat(tensor: Tensor) -> np.ndarray:
@@ -44,22 +45,20 @@ class OnnxRuntime(Peer):
         words: dict[str, Any] = {"num_heads": case.heads, "scale": piece.scale}
         if not grouped:
             key, value = piece.repeated()
-            feeds = {"q": flat(piece.query), "k": flat(key), "v": flat(value)}
+            feeds: Feeds = {"q": flat(piece.query), "k": flat(key), "v": flat(value)}
             bias = piece.bias()
             feeds |= {} if bias is None else {"": None, " ": None, "bias": bias.numpy()}
             return self._session(piece, "MultiHeadAttention", words, feeds)
         # In a decode the last key and value are new; they are written into the cache, in place.
         new = slice(keys - rows, keys)
         feeds = {"q": flat(piece.query), "k": flat(piece.key[:, :, new]), "v": flat(piece.value[:, :, new])}
-        past = {"past_k": piece.key.contiguous().numpy(), "past_v": piece.value.contiguous().numpy()}
+        past: Feeds = {"past_k": piece.key.contiguous().numpy(), "past_v": piece.value.contiguous().numpy()}
         feeds |= past if decodes else {"": None, " ": None}
         feeds["seqlens"] = np.full(piece.query.shape[0], keys - 1, np.int32)
         feeds["total"] = np.array([keys], np.int32)
         return self._session(piece, "GroupQueryAttention", words | {"kv_num_heads": case.kv_heads}, feeds)
 
-    def _session(
-        self, piece: Piece, operator: str, words: dict[str, Any], feeds: dict[str, np.ndarray | None]
-    ) -> Callable[[], Any]:
+    def _session(self, piece: Piece, operator: str, words: dict[str, Any], feeds: Feeds) -> Callable[[], Any]:
         """`feeds` in the operator's order; None where an input is left out."""
         heads, kind = piece.case.heads, TYPES[piece.case.dtype]
         given = {name: x for name, x in feeds.items() if x is not None}

@@ -21,7 +21,8 @@ class Peer:
 
     def call(self, piece: Piece) -> Callable[[], Any]:
         self.refuse(piece)
-        return getattr(self, piece.case.work)(piece)
+        works = {"forward": self.forward, "backward": self.backward, "training": self.training}
+        return works[piece.case.work](piece)
 
     def refuse(self, piece: Piece) -> None:
         """What no peer here has; peers add their own."""

@@ -24,13 +24,14 @@ class Flash(Peer):
 
     def forward(self, piece: Piece) -> Callable[[], Any]:
         q, k, v = piece.query, piece.key, piece.value
-        words = {"is_causal": piece.kind == "causal", "scale": piece.scale}
+        words: dict[str, Any] = {"is_causal": piece.kind == "causal", "scale": piece.scale}
         words["attn_mask"] = None if words["is_causal"] else piece.bias()
-        if piece.stored is None:
+        stored = piece.stored
+        if stored is None:
             return lambda: flash(q, k, v, 0.0, **words)
 
         def dequantised() -> Any:
-            return flash(q, *(x.to(q.dtype) * INT8_SCALE for x in piece.stored), 0.0, **words)
+            return flash(q, *(x.to(q.dtype) * INT8_SCALE for x in stored), 0.0, **words)
 
         return dequantised
 
@@ -44,7 +45,7 @@ class Flash(Peer):
 
     def training(self, piece: Piece) -> Callable[[], Any]:
         leaves = [x.detach().requires_grad_() for x in (piece.query, *piece.repeated())]
-        words = {"is_causal": piece.kind == "causal", "scale": piece.scale}
+        words: dict[str, Any] = {"is_causal": piece.kind == "causal", "scale": piece.scale}
         words["attn_mask"] = None if words["is_causal"] else piece.bias()
 
         def step() -> Any:

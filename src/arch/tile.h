@@ -30,12 +30,15 @@ constexpr int c_offset(int row, int half) {
 
 // How a value is held in A and B. A value is the sum of its planes; the product of two values is the
 // sum of the products of planes i, j with i + j <= kOrder (1, 4 or 6 of them), all into the same C.
-struct Fp32 {
+template <int ExpDegree>
+struct Fp32Units {
   static constexpr int kUnitElements = 1;  // elements in a unit
   static constexpr int kPlanes = 1;
   static constexpr int kOrder = 0;
-  static constexpr int kExpDegree = 5;  // exp2 polynomial: relative error 1.4e-7
+  static constexpr int kExpDegree = ExpDegree;  // of the exp2 polynomial
 };
+using Fp32 = Fp32Units<5>;      // relative error of exp2: 1.4e-7
+using Fp32Bf16 = Fp32Units<3>;  // of bf16 operands: 7.5e-5 hides below the rounding of their results, 2^-9
 template <int Planes>
 struct Bf16Planes {
   static constexpr int kUnitElements = 2;
@@ -43,7 +46,7 @@ struct Bf16Planes {
   // fp16: all four products, or a short row would miss the bound of fp16 by FMA; fp32: what is left out is
   // below 2^-21.
   static constexpr int kOrder = Planes == 1 ? 0 : 2;
-  static constexpr int kExpDegree = Planes == 1 ? 3 : 5;  // 7.5e-5 hides below the rounding of P, 2^-9
+  static constexpr int kExpDegree = Planes == 1 ? Fp32Bf16::kExpDegree : Fp32::kExpDegree;
 };
 using Bf16 = Bf16Planes<1>;
 

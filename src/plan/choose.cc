@@ -75,7 +75,7 @@ std::string unfit(const Row& row, Algorithm algorithm, Dtype dtype, const Reques
   if (row.dtype != dtype) return std::string("computes ") + fusion_attention::name(row.dtype);
   const Row* named = request.named(algorithm, dtype);
   if (row.algorithm == Algorithm::decode && algorithm == Algorithm::forward)
-    return "takes at most 16 query rows per kv head";
+    return "takes few query rows per kv head";
   if (row.algorithm != algorithm && named != &row) return std::string("serves ") + name(row.algorithm);
   if ((named && named != &row) || !request.allows(row)) return "FUSION_ATTENTION_KERNEL=" + request.text();
   if (const std::string why = refused(row); !why.empty()) return why;

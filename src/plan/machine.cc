@@ -21,6 +21,10 @@ struct MachineRow {
 // rows        forward: what packing a key for one task costs, measured at D = 128 in fp32: 11 % at 128 rows,
 //             6 % at 256, 3 % at 512. The tile unit is 8 times as fast: 1024. backward: 256 queries, so that
 //             dV and dK are loaded and stored once per 256 of depth.
+//             decode: the most query rows of a kv head. Its rows share a line of K four at a time; the
+//             forward packs and takes sixteen for the price of one. Forward over decode in speed, measured in
+//             bf16 and fp32, D = 64 … 256, 512 … 32768 keys: AVX-512 0.58 … 0.81 with 4 rows, 1.01 … 1.8 with
+//             5 … 8, 1.2 … 2.9 with 16; AVX2 0.62 … 0.89 with 5 … 8, 1.04 … 1.9 with 16.
 // keys        K and V of a chunk with Q and O of the super-block fit a 2 MiB L2 at D = 128 (4-byte units: 512
 //             keys).
 // round_trip  P of one round trip is 32 KiB of 4-byte units; less means more loads and stores of O (128:
@@ -30,7 +34,9 @@ struct MachineRow {
 constexpr MachineRow kTable[] = {
     {"amx", Algorithm::forward, {.rows = 1024, .keys = 1024, .round_trip = 256, .splits = 16}},
     {"", Algorithm::forward, {.rows = 512, .keys = 512, .round_trip = 256, .splits = 16}},
-    {"", Algorithm::decode, {.rows = 16, .keys = 1024, .round_trip = 256, .splits = 16}},
+    {"avx2", Algorithm::decode, {.rows = 8, .keys = 1024, .round_trip = 256, .splits = 16}},
+    {"scalar", Algorithm::decode, {.rows = 16, .keys = 1024, .round_trip = 256, .splits = 16}},
+    {"", Algorithm::decode, {.rows = 4, .keys = 1024, .round_trip = 256, .splits = 16}},
     {"", Algorithm::integer, {.rows = 512, .keys = 1024, .round_trip = 1024, .splits = 1}},
     {"", Algorithm::backward, {.rows = 256, .keys = 128, .round_trip = 128, .splits = 16}},
 };

@@ -117,12 +117,19 @@ Workspace schedule(const Problem& problem, const Plan::State& state, int threads
 
 namespace {
 
-kernels::Algorithm algorithm_of(const Problem& problem) {
+// `few`: the rows that its decode kernel takes.
+kernels::Algorithm algorithm_of(const Problem& problem, std::int64_t few) {
   if (problem.pass == Pass::backward) return kernels::Algorithm::backward;
   if (problem.query.dtype == Dtype::int8) return kernels::Algorithm::integer;
   for (const Sequence& s : problem.sequences)
-    if (!is_short(problem, s)) return kernels::Algorithm::forward;
+    if (!is_short(problem, s, few)) return kernels::Algorithm::forward;
   return kernels::Algorithm::decode;
+}
+
+bool any_short(const Problem& problem, std::int64_t few) {
+  for (const Sequence& s : problem.sequences)
+    if (s.rows > 0 && is_short(problem, s, few)) return true;
+  return false;
 }
 
 std::string describe(const Problem& problem, const Plan::State& state) {
@@ -139,7 +146,8 @@ std::string describe(const Problem& problem, const Plan::State& state) {
       << (problem.overlay ? "; the dense mask makes every visible tile part" : "") << ")\n  schedule   "
       << tasks.tasks.size() << " tasks, " << tasks.merges.size() << " merges, " << memory.workers << " of "
       << thread_count() << " threads\n  workspace  " << memory.bytes << " bytes\n  passed over\n";
-  for (const Candidate& candidate : weigh(algorithm_of(problem), problem.query.dtype))
+  const kernels::Algorithm algorithm = algorithm_of(problem, state.decode_blocking.rows);
+  for (const Candidate& candidate : weigh(algorithm, problem.query.dtype))
     if (!candidate.passed_over.empty() && candidate.row->dtype == problem.query.dtype)
       out << "    " << candidate.row->name << ": " << candidate.passed_over << "\n";
   return out.str();
@@ -165,14 +173,13 @@ Plan::State choose_state(const Problem& problem) {
     return blocking_for(row, problem.query.channels(), problem.value.channels());
   };
   Plan::State state;
-  state.row = &choose(algorithm_of(problem), dtype);
-  state.blocking = blocking(*state.row);
-  for (const Sequence& s : problem.sequences) {
-    if (s.rows == 0 || !is_short(problem, s)) continue;
-    state.decode = &choose(kernels::Algorithm::decode, dtype);
-    state.decode_blocking = blocking(*state.decode);
-    break;
+  if (any_short(problem, kernels::kDecodeRows)) {
+    const kernels::Row& decode = choose(kernels::Algorithm::decode, dtype);
+    state.decode_blocking = blocking(decode);
+    if (any_short(problem, state.decode_blocking.rows)) state.decode = &decode;
   }
+  state.row = &choose(algorithm_of(problem, state.decode_blocking.rows), dtype);
+  state.blocking = blocking(*state.row);
   print_once(problem, state);
   return state;
 }

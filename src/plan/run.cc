@@ -150,7 +150,9 @@ class Execution {
 
   // The row that a sequence of a forward runs on.
   const kernels::Row& kernel_of(std::int64_t index) const {
-    return state_.decode && plan::is_short(problem_, sequence(index)) ? *state_.decode : *state_.row;
+    const bool decodes =
+        state_.decode && plan::is_short(problem_, sequence(index), state_.decode_blocking.rows);
+    return decodes ? *state_.decode : *state_.row;
   }
   const Sequence& sequence(std::int64_t index) const {
     return problem_.sequences[static_cast<std::size_t>(index)];
@@ -246,7 +248,9 @@ void check_fits(const Plan::State& state, const Problem& problem) {
     refuse_plan(std::string("one for ") + row.name);
   if (row.algorithm != kernels::Algorithm::decode) return;
   for (const Sequence& s : problem.sequences)
-    if (!plan::is_short(problem, s)) refuse_plan("one for at most 16 query rows per kv head");
+    if (!plan::is_short(problem, s, state.decode_blocking.rows))
+      refuse_plan("one for at most " + std::to_string(state.decode_blocking.rows) +
+                  " query rows per kv head");
 }
 
 void compute(const Plan::State& state, const Problem& problem) {

@@ -289,7 +289,8 @@ void schedule_forward(const Problem& problem, const Blocking& blocking, const Bl
   const RowRanges ranges = row_ranges(problem, blocking, threads);
   for (std::size_t index = 0; index < problem.sequences.size(); ++index) {
     const Sequence& s = problem.sequences[index];
-    const KeySplits keys = key_splits(s, problem.group(), is_short(problem, s) ? decode_blocking : blocking);
+    const KeySplits keys = key_splits(
+        s, problem.group(), is_short(problem, s, decode_blocking.rows) ? decode_blocking : blocking);
     const std::size_t first_task = out.tasks.size(), first_merge = out.merges.size();
     const std::int64_t first_float = out.partial_floats;
     // The first rows make the last round: under a causal mask they are the light ones anyway.

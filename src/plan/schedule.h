@@ -6,6 +6,7 @@
 // alone: the bits are the same on any number of threads, and for a slice of a batch computed by itself.
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
 #include <vector>
 
@@ -14,10 +15,12 @@
 
 namespace fusion_attention::plan {
 
-// Whether a sequence is for the decode kernel, which knows no bias, no dropout and no int8 operands.
-inline bool is_short(const Problem& problem, const Sequence& sequence) {
+// Whether a sequence is for a decode kernel that takes so many query rows, those of all heads that share a kv
+// head together. It knows no bias, no dropout and no int8 operands.
+inline bool is_short(const Problem& problem, const Sequence& sequence, std::int64_t rows) {
   return problem.pass == Pass::forward && problem.query.dtype != Dtype::int8 && !problem.bias &&
-         !problem.dropout && sequence.rows * problem.group() <= kernels::kDecodeRows;
+         !problem.dropout &&
+         sequence.rows * problem.group() <= std::min<std::int64_t>(rows, kernels::kDecodeRows);
 }
 
 struct Task {

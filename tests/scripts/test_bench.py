@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import time
 from dataclasses import replace
@@ -9,18 +10,19 @@ from pathlib import Path
 
 import pytest
 
-pytest.importorskip("torch")
+torch = pytest.importorskip("torch")
 pytest.importorskip("fusion_attention.torch")
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
 
 from bench import case as cases  # noqa: E402
-from bench import environments, matrix, measure, peers, report  # noqa: E402
+from bench import environments, matrix, measure, operands, peers, report  # noqa: E402
 from bench.case import Case  # noqa: E402
 from bench.check import Wrong, check  # noqa: E402
 from bench.operands import Operands  # noqa: E402
 from bench.ours import Ours  # noqa: E402
-from bench.worker import measured  # noqa: E402
+from bench.run import Pace, Run  # noqa: E402
+from bench.worker import ALONE, FORCED, held_to, measured, roof_of  # noqa: E402
 
 WANTED = {f"A{n}" for n in range(1, 18)} | {f"B{n}" for n in range(1, 8)} | {f"C{n}" for n in range(1, 8)}
 
@@ -40,8 +42,9 @@ def test_the_matrix_is_complete_and_its_cases_are_told_apart():
 
 def test_the_quick_run_has_every_goal_and_one_thread():
     quick = matrix.quick()
-    goals = [case for case in matrix.matrix() if case.goal and case.threads == 1]
-    assert len([case for case in quick if case.goal]) == len(goals) > 20
+    goals = [case for case in matrix.matrix() if case.goal and case.threads == 1 and not case.arch]
+    assert len([case for case in quick if case.goal and not case.arch]) == len(goals) > 20
+    assert any(case.arch for case in quick)
     assert all(case.threads == 1 and case.flops < 5e10 for case in quick)
 
 
@@ -88,6 +91,7 @@ MORE = {
         "cache": "pages of 16",
     },
     "int8": {"rows": 1, "keys": 128, "dtype": "bfloat16", "cache": "int8"},
+    "avx2": {"arch": "avx2"},
 }
 
 
@@ -143,19 +147,98 @@ def test_pins_are_those_of_the_project():
         assert len(environments.pins(entry.packages)) == len(entry.packages), name
 
 
+OURS = {
+    "ms": 2.0,
+    "of_roof": 0.5,
+    "spread": 0.1,
+    "disturbed": False,
+    "processes": [{"relative_error": 1e-6}],
+}
+ROOF = {"name": "fma", "per_second": 1e11, "goal": 0}
+
+
 def test_the_report_names_the_worst_cell():
     case = Case(**SMALL)
-    ours = {"ms": 2.0, "of_roof": 0.5, "spread": 0.1, "processes": [{"relative_error": 1e-6}]}
     cell = {
         **case.describe(),
-        "ours": ours,
-        "roof": {"name": "fma", "per_second": 1e11},
-        "peers": {"torch": {"ratio": 0.5, "relative_error": 1e-6}, "math": {"reason": "would write 9 GiB"}},
+        "ours": OURS,
+        "roof": ROOF,
+        "peers": {
+            "torch": {"ratio": 0.5, "relative_error": 1e-6, "disturbed": True},
+            "math": {"reason": "would write 9 GiB"},
+        },
     }
     fates = {"torch": "measured in 1 of 1 cells", "math": "measured in 0 of 1 cells"}
     other = replace(case, id="U")
-    fast = {**cell, **other.describe(), "peers": {"torch": {"ratio": 2.0}}}
+    fast = {**cell, **other.describe(), "peers": {"torch": {"ratio": 2.0, "disturbed": False}}}
     text = report.summary({"cells": [cell, fast], "peers": fates})
     assert "geometric mean 1.00×" in text and "worst cell: 0.50× of torch in T " in text
     assert "cells below 1.0×: 1" in text and "would write 9 GiB: T" in text
-    assert "0.50×" in report.table([cell, fast], ["torch", "math"])
+    lines = report.table([cell, fast], ["torch", "math"]).splitlines()
+    assert "~0.50×" in lines[1] and "2.00×" in lines[2] and "~" not in lines[2]
+
+
+def test_the_report_says_which_goals_are_reached():
+    case = Case(**SMALL, goal=45)
+    cells = [
+        {**replace(case, id=id).describe(), "ours": OURS, "peers": {}, "roof": {**ROOF, "goal": goal}}
+        for id, goal in (("R", 45), ("S", 60), ("N", 0))
+    ]
+    lost = {**replace(case, id="L").describe(), "peers": {}, "ours_cannot": "no time"}
+    head, *lines = report.goals([*cells, lost])
+    assert head == "goals: 1 of 3 reached" and len(lines) == 3
+    assert "reached" in lines[0] and "50.0 % of fma, goal 45" in lines[0] and "R fwd" in lines[0]
+    assert "short by 10.0" in lines[1] and "not measured: L fwd" in lines[2]
+
+
+def test_a_case_of_an_arch_takes_its_kernels_and_its_roof_and_no_peer(monkeypatch):
+    case = Case(**SMALL, arch="avx2")
+    assert roof_of(case) == "fma_ymm" and roof_of(Case(**SMALL)) != "fma_ymm"
+    with held_to("avx2"):
+        assert os.environ[FORCED] == "avx2"
+    assert FORCED not in os.environ
+    asked = []
+    monkeypatch.setattr(
+        Run, "_process", lambda self, name, *rest: asked.append((name, rest[2])) or len(rest[2])
+    )
+    Run([case, Case(**SMALL)]).measure(["torch"], Pace(0, 1, time.monotonic() + 60))
+    assert ("torch", [Case(**SMALL)]) in asked and all(case not in x for name, x in asked if name == "torch")
+    assert any(name == ALONE and case in x for name, x in asked)
+
+
+def test_the_least_disturbed_slices_stand_in_for_undisturbed_ones():
+    calm = measure.Samples(seconds=[2.0], dropped=[(1.0, 9.0)])
+    busy = measure.Samples(dropped=[(30.0, 5.0), (10.0, 3.0), (20.0, 4.0)])
+    for samples, seconds, disturbed in ((calm, 2.0, False), (busy, 3.0, True)):
+        samples.settle()
+        assert samples.median == seconds and samples.describe()["disturbed"] is disturbed
+
+
+def test_on_one_core_a_disturbed_slice_counts_its_cpu_time(monkeypatch):
+    for cores, slept in (({0}, False), ({0, 1}, True)):
+        monkeypatch.setattr(os, "sched_getaffinity", lambda _, cores=cores: cores)
+        monkeypatch.setattr(measure, "switches", iter((0, 30)).__next__)
+        samples = measure.Samples()
+        measure.sample(lambda: time.sleep(0.05), samples)
+        assert not samples.seconds and (samples.dropped[0][1] >= 0.05) == slept
+
+
+@pytest.mark.parametrize("mask", ["causal", "bottom", "window:5", "documents:3", "padding"])
+def test_rows_of_a_mask_are_those_of_the_whole(mask):
+    lengths = (40, 17) if mask == "padding" else ()
+    case = Case(**{**SMALL, "rows": 32, "keys": 40, "mask": mask, "batch": 2, "lengths": lengths})
+    piece, rows = Operands(case).pieces[0], torch.tensor([0, 7, 31])
+    assert torch.equal(piece.sees(1, rows), piece.keep[-1, 0, rows])
+
+
+def test_large_tensors_repeat_what_was_drawn_in_rows_that_differ(monkeypatch):
+    assert operands.POOL % 2 == 1
+    monkeypatch.setattr(operands, "POOL", 101)
+    key = Operands(Case(**SMALL)).key.flatten(0, 2)
+    assert len(set(map(tuple, key[:100].tolist()))) == 100
+
+
+def test_overhead_lines():
+    assert report.overhead({"case": "C++ run", "us": 2.5}) == "overhead C++ run: 2.50 µs"
+    assert "1.0 over" in report.overhead({"case": "torch", "us": 9, "empty_us": 8})
+    assert report.overhead({"case": "C++", "absent": "no CMake"}).endswith("no CMake")

@@ -37,7 +37,8 @@ struct Route {
 // (fp32), where planes 1·2 and 2·1, each below 2⁻²¹ of the product, are left out.
 inline Route route_of(const std::string& arch, Dtype dtype) {
   const bool tiles = arch.rfind("amx", 0) == 0;
-  if (dtype == Dtype::bfloat16 && (tiles || arch == "avx512_bf16")) return {1, 0, 0x1p-8, 7.6e-5};
+  const bool rounded = tiles || arch == "avx512_bf16";
+  if (dtype == Dtype::bfloat16) return {1, 0, rounded ? 0x1p-8 : kFlat, 7.6e-5};
   if (tiles && dtype == Dtype::float16) return {4, 0, 0x1p-14, 2e-7};
   if (tiles) return {6, 0x1p-20, 0x1p-21, 2e-7};
   return {};
