@@ -86,6 +86,7 @@ template <class Arch, class Format, class T>
 class ForwardRun {
   using Block = RowBlock<Arch>;
   static constexpr int kStepGroups = SoftmaxStep<Arch, Format>::kStepGroups;
+  static constexpr AllShown kAllShown{};
 
  public:
   ForwardRun(const ForwardArgs& args, const ForwardTask& task, std::byte* scratch)

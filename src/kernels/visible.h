@@ -51,7 +51,8 @@ FA_INLINE const std::uint8_t* mask_row(const OverlayPlane& mask, std::int64_t he
   return mask.data ? mask.data + head * mask.head + row * mask.row : nullptr;
 }
 
-// The words of 32 rows that see all of a step.
+// The words of 32 rows that see all of a step. A constant of it belongs to a class of one arch: it has an
+// address, which objects of different instruction sets would share.
 struct AllShown {
   std::uint32_t words[kBlock];
 
@@ -59,7 +60,6 @@ struct AllShown {
     for (std::uint32_t& word : words) word = ~0u;
   }
 };
-inline constexpr AllShown kAllShown;
 
 // Steps of a chunk of at most 64, as bits: bit i = keys chunk + 32·i … + 31.
 using Steps = std::uint64_t;
