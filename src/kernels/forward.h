@@ -27,7 +27,18 @@
 
 namespace fusion_attention::kernels {
 
-inline constexpr int kShownSteps = 3;  // whose words of visible pairs are alive at once
+// 32 rows of a task: their place, what they see of the packed chunk, and how far their softmax is.
+template <class Arch>
+struct alignas(kLine) RowBlock {
+  SoftmaxState<Arch> state;
+  std::int64_t head, row;  // of its first row
+  int rows;                // of 32
+  std::byte* query;
+  float* output;                         // C blocks, one per 32 columns
+  const std::uint32_t* words = nullptr;  // [step of the chunk][row], of a dense mask; null: none
+  Seen seen;
+  bool fresh = true;  // nothing is in the output yet
+};
 
 // Where everything of a task lies in its scratch.
 template <class Arch, class Format, class T>
@@ -37,7 +48,8 @@ struct ForwardLayout {
   int slices;                           // round trips in a chunk
   std::size_t q, k, v_column, v_slice;  // bytes of one packed Q block, K step, V column block, V slice
   std::size_t p_plane;
-  std::size_t states, queries, keys, values, outputs, scores, weights, bias, kept, shown, step;  // offsets
+  std::size_t rows, queries, keys, values, outputs, scores, weights, bias, kept, edge, words,
+      step;  // offsets
   std::size_t bytes;
 
   FA_INLINE ForwardLayout(const Shape& shape, const Blocking& blocking) {
@@ -54,7 +66,7 @@ struct ForwardLayout {
       at += (size + kLine - 1) / kLine * kLine;
       return here;
     };
-    states = take(blocks * sizeof(SoftmaxState<Arch>));
+    rows = take(blocks * sizeof(RowBlock<Arch>));
     queries = take(blocks * q);
     keys = take(blocking.keys / kBlock * k);
     values = take(slices * v_slice);
@@ -63,7 +75,8 @@ struct ForwardLayout {
     weights = take(Format::kPlanes * p_plane);
     bias = take(arch::kBlockFloats * sizeof(float));
     kept = take(2 * blocking.round_trip * sizeof(std::uint32_t));
-    shown = take(kShownSteps * kBlock * sizeof(std::uint32_t));
+    edge = take(2 * kBlock * sizeof(std::uint32_t));
+    words = take(shape.overlay.data ? blocks * blocking.keys * sizeof(std::uint32_t) : 0);
     step = take(KeyRows<Arch, T>::step_bytes(greater(shape.depth, shape.value_depth)));
     bytes = at;
   }
@@ -71,8 +84,9 @@ struct ForwardLayout {
 
 template <class Arch, class Format, class T>
 class ForwardRun {
-  using State = SoftmaxState<Arch>;
+  using Block = RowBlock<Arch>;
   static constexpr int kStepGroups = SoftmaxStep<Arch, Format>::kStepGroups;
+  static constexpr AllShown kAllShown{};
 
  public:
   ForwardRun(const ForwardArgs& args, const ForwardTask& task, std::byte* scratch)
@@ -84,20 +98,20 @@ class ForwardRun {
         keys_(args.key, task.kv_head, shape_.depth, scratch + at_.step),
         values_(args.value, task.kv_head, shape_.value_depth, scratch + at_.step),
         value_in_key_(holds(args.key, args.value)),
-        together_(task_rows() < kBlock && shape_.group > 1 && !shape_.dropout.on &&
-                  shape_.bias.kind == BiasKind::none) {}
+        scored_(shape_.dropout.on || shape_.bias.kind != BiasKind::none),
+        together_(task_rows() < kBlock && shape_.group > 1 && !scored_) {}
 
   void run() {
     for (std::int64_t b = 0; b < blocks(); ++b) start(b);
     const Interval reach = reached_keys(shape_, t_);
     for (chunk_ = reach.begin; chunk_ < reach.end;) {
       const std::int64_t end = lesser(reach.end, round_down(chunk_, a_.blocking.keys) + a_.blocking.keys);
-      pack(end);
-      for (std::int64_t b = 0; b < blocks(); ++b) attend(b, end);
+      pack(end, look(end));
+      for (std::int64_t b = 0; b < blocks(); ++b) attend(block(b));
       drain();
       chunk_ = end;
     }
-    for (std::int64_t b = 0; b < blocks(); ++b) finish(b);
+    for (std::int64_t b = 0; b < blocks(); ++b) finish(block(b));
   }
 
  private:
@@ -108,55 +122,83 @@ class ForwardRun {
   std::int64_t blocks() const {
     return together_ ? ceil_div(shape_.group * task_rows(), kBlock) : shape_.group * row_blocks();
   }
-  std::int64_t head_of(std::int64_t b, int r = 0) const {
-    return t_.kv_head * shape_.group + (together_ ? (b * kBlock + r) % shape_.group : b / row_blocks());
-  }
-  std::int64_t row_of(std::int64_t b, int r = 0) const {
-    return t_.row_begin + (together_ ? (b * kBlock + r) / shape_.group : b % row_blocks() * kBlock + r);
-  }
-  int rows_of(std::int64_t b) const {
-    return static_cast<int>(
-        lesser(kBlock, together_ ? shape_.group * task_rows() - b * kBlock : t_.row_end - row_of(b)));
-  }
-
-  State& state(std::int64_t b) const { return reinterpret_cast<State*>(scratch_ + at_.states)[b]; }
-  std::byte* query(std::int64_t b) const { return scratch_ + at_.queries + b * at_.q; }
-  float* output(std::int64_t b) const { return floats(at_.outputs) + b * at_.columns * arch::kBlockFloats; }
+  std::int64_t first_head() const { return t_.kv_head * shape_.group; }
+  Block& block(std::int64_t b) const { return reinterpret_cast<Block*>(scratch_ + at_.rows)[b]; }
   float* scores(int ring) const { return floats(at_.scores) + ring * arch::kBlockFloats; }
   float* floats(std::size_t offset) const { return reinterpret_cast<float*>(scratch_ + offset); }
 
-  // The rows of Q of one block.
-  struct QueryRows {
-    const ForwardRun& run;
-    std::int64_t block;
-
-    const T* operator[](int r) const {
-      const Operand& q = run.a_.query;
-      return reinterpret_cast<const T*>(q.data + run.head_of(block, r) * q.head +
-                                        run.row_of(block, r) * q.row);
+  // visit(r, head, row) of every row of a block.
+  template <class Visit>
+  FA_INLINE void each_row(const Block& b, const Visit& visit) const {
+    std::int64_t head = b.head, row = b.row;
+    for (int r = 0; r < b.rows; ++r) {
+      visit(r, head, row);
+      if (together_ && ++head < first_head() + shape_.group) continue;
+      if (together_) head = first_head();
+      ++row;
     }
-  };
-
-  void start(std::int64_t b) {
-    State& s = *new (&state(b)) State;
-    for (int r = 0; r < kBlock; ++r) {
-      const bool real = r < rows_of(b);
-      s.start(r, real ? visible_keys(shape_, t_, row_of(b, r)) : Interval{},
-              real ? mask_row(shape_.overlay, head_of(b, r), row_of(b, r)) : nullptr);
-    }
-    pack_a<Arch, Format>(QueryRows{*this, b}, rows_of(b), shape_.depth, query(b));
-    float* o = output(b);
-    for (std::size_t i = 0; i < at_.columns * arch::kBlockFloats; i += kLanes)
-      Arch::store(o + i, Arch::zero());
   }
 
-  // K and V of the keys [chunk_, end).
-  void pack(std::int64_t end) {
+  void start(std::int64_t index) {
+    Block& b = *new (&block(index)) Block;
+    const std::int64_t first = index * kBlock;
+    if (together_) {
+      b.head = first_head() + first % shape_.group, b.row = t_.row_begin + first / shape_.group;
+      b.rows = static_cast<int>(lesser(kBlock, shape_.group * task_rows() - first));
+    } else {
+      b.head = first_head() + index / row_blocks(), b.row = t_.row_begin + index % row_blocks() * kBlock;
+      b.rows = static_cast<int>(lesser(kBlock, t_.row_end - b.row));
+    }
+    b.query = scratch_ + at_.queries + index * at_.q;
+    b.output = floats(at_.outputs) + index * at_.columns * arch::kBlockFloats;
+    const T* query[kBlock];
+    each_row(b, [&](int r, std::int64_t head, std::int64_t row) {
+      b.state.start(r, visible_keys(shape_, t_, row), mask_row(shape_.overlay, head, row));
+      query[r] = reinterpret_cast<const T*>(a_.query.data + head * a_.query.head + row * a_.query.row);
+    });
+    for (int r = b.rows; r < kBlock; ++r) b.state.start(r, {}, nullptr);
+    pack_a<Arch, Format>(query, b.rows, shape_.depth, b.query);
+  }
+
+  // What every block sees of the keys [chunk_, end); returns the steps that any of them sees.
+  Steps look(std::int64_t end) {
+    Steps some = 0;
+    for (std::int64_t i = 0; i < blocks(); ++i) {
+      Block& b = block(i);
+      const auto& visible = b.state.visible;
+      b.seen = seen_by_band(visible[0], visible[b.rows - 1], chunk_, end);
+      if (shape_.overlay.data) b.seen = look_through_mask(i, b);
+      some |= b.seen.some;
+    }
+    return some;
+  }
+  Seen look_through_mask(std::int64_t index, Block& b) {
+    const OverlayPlane& mask = shape_.overlay;
+    if (mask.words && !together_ && !t_.partial) {
+      b.words = mask.words + b.row * round_up(shape_.keys, kBlock) / kBlock + chunk_;
+      return seen_in_words<Arch>(b.words, b.seen.some);
+    }
+    // A mask without heads looks the same to all of them.
+    const std::int64_t same = mask.head == 0 && !together_ ? index % row_blocks() : index;
+    auto* words = reinterpret_cast<std::uint32_t*>(scratch_ + at_.words) + same * a_.blocking.keys;
+    b.words = words;
+    if (same != index) return block(same).seen;
+    const Block& next = block(index + 1 < blocks() ? index + 1 : index);
+    show<Arch>({b.state.visible, b.state.hidden, next.state.hidden, b.rows, shape_.keys, mask.key}, b.seen,
+               chunk_, words);
+    return seen_in_words<Arch>(words, b.seen.some);
+  }
+
+  // K of the steps `some`, and V of the round trips that they are in: P is zero where nobody sees them, and
+  // V must be finite there.
+  void pack(std::int64_t end, Steps some) {
     nonfinite_ = false;
     for (std::int64_t key = chunk_; key < end; key += kBlock) {
       const int n = static_cast<int>(lesser(kBlock, end - key));
-      const Rows<T> keys = keys_.step(key, n, end).rows;
-      pack_b_transposed<Arch, Format>(keys, n, shape_.depth, packed_key(key));
+      const bool seen = some >> (key - chunk_) / kBlock & 1;
+      if (!seen && !(some & steps_of_slice(key))) continue;
+      const Rows<T> keys = seen || value_in_key_ ? keys_.step(key, n, end).rows : Rows<T>{};
+      if (seen) pack_b_transposed<Arch, Format>(keys, n, shape_.depth, packed_key(key));
       const Rows<T> values = value_in_key_ ? keys : values_.step(key, n, end).rows;
       for (int column = 0; column < at_.columns; ++column)
         nonfinite_ |= pack_depth<Arch, Format, false>(
@@ -165,9 +207,13 @@ class ForwardRun {
             packed_value(slice_of(key), column) + step_of(key) * kStepGroups * kGroupBytes);
     }
   }
-  // The round trip of the chunk that a key belongs to, and its step in it.
+  // The round trip of the chunk that a key belongs to, its steps of the chunk, and the step of a key in it.
   std::int64_t slice_of(std::int64_t key) const {
     return key / a_.blocking.round_trip - chunk_ / a_.blocking.round_trip;
+  }
+  Steps steps_of_slice(std::int64_t key) const {
+    const std::int64_t begin = round_down(key, a_.blocking.round_trip) - chunk_;
+    return steps_below((begin + a_.blocking.round_trip) / kBlock) & ~steps_below(greater(begin, 0) / kBlock);
   }
   int step_of(std::int64_t key) const { return static_cast<int>(key % a_.blocking.round_trip / kBlock); }
   std::byte* packed_key(std::int64_t key) const {
@@ -177,39 +223,32 @@ class ForwardRun {
     return scratch_ + at_.values + slice * at_.v_slice + column * at_.v_column;
   }
 
-  // One row block against the packed keys [chunk_, end).
-  void attend(std::int64_t b, std::int64_t end) {
-    const State& s = state(b);
-    const Interval &top = s.visible[0], &bottom = s.visible[rows_of(b) - 1];
-    const bool everywhere = shape_.dropout.on || shape_.bias.kind != BiasKind::none;
-    const std::int64_t last = lesser(bottom.end, end);
-    for (std::int64_t key = greater(chunk_, round_down(top.begin, kBlock)); key < last;) {
-      const std::int64_t end_of_slice =
-          lesser(last, round_down(key, a_.blocking.round_trip) + a_.blocking.round_trip);
-      const std::uint32_t* kept = nullptr;
-      std::int64_t first = key;  // of the slice
-      // The next step that a dense mask does not hide from every row of the block.
-      const auto seen_from = [&](std::int64_t at, Shown& shown) {
-        for (; at < end_of_slice; at += kBlock)
-          if ((shown = look(b, at)).any) break;
-        return at;
-      };
-      Shown here, next;
-      key = first = seen_from(key, here);
-      for (std::int64_t next_key; key < end_of_slice; key = next_key, here = next) {
-        next_key = seen_from(key + kBlock, next);
-        if (shape_.dropout.on && !kept) kept = draw(b, first, end_of_slice);
-        advance({.block = b,
+  // One row block against what it sees of the packed chunk, round trip by round trip.
+  void attend(Block& b) {
+    for (Steps left = b.seen.some; left != 0;) {
+      const Steps slice = left & steps_of_slice(chunk_ + first_step(left) * kBlock);
+      const std::int64_t first = chunk_ + first_step(slice) * kBlock;
+      const std::uint32_t* kept =
+          shape_.dropout.on ? draw(b, first, last_step(slice) - first_step(slice) + 1) : nullptr;
+      for (Steps rest = slice; rest != 0;) {
+        const int step = first_step(rest);
+        rest &= rest - 1;
+        const std::int64_t key = chunk_ + step * kBlock;
+        const bool part = !(b.seen.every >> step & 1);
+        advance({.block = &b,
                  .slice = slice_of(key),
                  .key = key,
                  .begin = step_of(first),
                  .index = step_of(key),
-                 .general = everywhere || !here.all || key < bottom.begin || key + kBlock > top.end,
-                 .last = next_key >= end_of_slice,
-                 .kept = kept ? kept + (key - first) : nullptr,
-                 .shown = here.words});
-        if (next_key < end_of_slice) leave_out(step_of(key) + 1, step_of(next_key));
+                 .last = rest == 0,
+                 .part = part,
+                 .shown = !part     ? kAllShown.words
+                          : b.words ? b.words + step * kBlock
+                                    : edge(b, key),
+                 .kept = kept ? kept + (key - first) : nullptr});
+        if (rest) leave_out(step_of(key) + 1, step_of(chunk_ + first_step(rest) * kBlock));
       }
+      left &= ~slice;
     }
   }
 
@@ -220,65 +259,50 @@ class ForwardRun {
                   static_cast<std::size_t>(end - begin) * kStepGroups * kGroupBytes);
   }
 
-  // What the rows of a block see of a step through a dense mask, if there is one.
-  struct Shown {
-    bool any = false, all = false;
-    const std::uint32_t* words = nullptr;  // a word per row; null: no mask
-  };
-  Shown look(std::int64_t b, std::int64_t key) {
-    const State& s = state(b);
-    if (!s.hidden[0]) return {.any = true, .all = true};
-    // Alive are the words of the pending step, of the one to come and of the one behind it; a step that
-    // nobody sees leaves its place to the next.
-    const int place = (shown_ring_ + 1) % kShownSteps;
-    auto* words = reinterpret_cast<std::uint32_t*>(scratch_ + at_.shown) + place * kBlock;
-    std::uint32_t some = 0, every = ~0u;
-    for (int r = 0; r < kBlock; ++r) {
-      words[r] = r < rows_of(b) ? s.shown(r, key, shape_.keys, shape_.overlay.key) : 0;
-      some |= words[r];
-      if (r < rows_of(b)) every &= words[r];
-    }
-    if (some) shown_ring_ = place;
-    return {.any = some != 0, .all = every == ~0u, .words = words};
+  // The words of a step at the edge of the band. Two are alive: that of the pending step and the next.
+  const std::uint32_t* edge(const Block& b, std::int64_t key) {
+    edge_ring_ ^= 1;
+    auto* words = reinterpret_cast<std::uint32_t*>(scratch_ + at_.edge) + edge_ring_ * kBlock;
+    for (int r = 0; r < kBlock; ++r)
+      words[r] = visible_bits(b.state.visible[r].begin - key, b.state.visible[r].end - key);
+    return words;
   }
 
   // A step whose scores exist and whose softmax is still to be done.
   struct Pending {
-    std::int64_t block = -1;               // none
+    Block* block = nullptr;                // none
     std::int64_t slice = 0;                // of the chunk
     std::int64_t key = 0;                  // first key
     int begin = 0;                         // first step in the slice that the block sees
     int index = 0;                         // this step in the slice
-    bool general = false;                  // some pair is hidden, or there is a bias or dropout
     bool last = false;                     // P of the slice is complete after it
+    bool part = false;                     // some pair is hidden
+    const std::uint32_t* shown = nullptr;  // 32 words of what its rows see
     const std::uint32_t* kept = nullptr;   // its 32 words of dropout; null: none
-    const std::uint32_t* shown = nullptr;  // of what its rows see; null: no dense mask
   };
 
-  // The words of dropout of a row block and the steps of a slice, a word per row and step. Two slices are
+  // The words of dropout of a row block and some steps of a slice, a word per row and step. Two slices are
   // alive: the last step of one is pending while the next begins.
-  const std::uint32_t* draw(std::int64_t b, std::int64_t key, std::int64_t end) {
+  const std::uint32_t* draw(const Block& b, std::int64_t key, int steps) {
     kept_ring_ ^= 1;
     auto* words = reinterpret_cast<std::uint32_t*>(scratch_ + at_.kept) + kept_ring_ * a_.blocking.round_trip;
     const DropoutPlane& d = shape_.dropout;
-    const std::uint64_t e =
-        d.base + static_cast<std::uint64_t>(head_of(b) * d.head + row_of(b) * d.row + key);
-    KeptBits<Arch>(d).fill(e, d.row, rows_of(b), static_cast<int>(ceil_div(end - key, kBlock)), words,
-                           kBlock);
+    const std::uint64_t e = d.base + static_cast<std::uint64_t>(b.head * d.head + b.row * d.row + key);
+    KeptBits<Arch>(d).fill(e, d.row, b.rows, steps, words, kBlock);
     return words;
   }
 
   // S of the next step; between its multiplications, the softmax of the pending one.
   void advance(const Pending& next) {
     const std::size_t plane = plane_bytes<Format>(shape_.depth);
-    const arch::Operands qk{query(next.block),
+    const arch::Operands qk{next.block->query,
                             packed_key(next.key),
                             plane,
                             plane,
                             units<Format>(shape_.depth),
-                            static_cast<int>(round_up(rows_of(next.block), 8))};
+                            static_cast<int>(round_up(next.block->rows, 8))};
     float* s = scores(ring_ ^ 1);
-    if (pending_.block < 0) {
+    if (!pending_.block) {
       Arch::template block<Format, false, 2>(qk, s, arch::NoHook{});
     } else {
       const auto step = softmax_of_pending();
@@ -292,45 +316,48 @@ class ForwardRun {
   }
 
   void drain() {
-    if (pending_.block < 0) return;
+    if (!pending_.block) return;
     const auto step = softmax_of_pending();
     with_hook(step, [](auto hook) {
       for (int row = 0; row < kBlock; ++row) hook(row);
     });
     weigh_values();
-    pending_.block = -1;
+    pending_.block = nullptr;
   }
 
   template <class Use>
   FA_INLINE void with_hook(const SoftmaxStep<Arch, Format>& step, const Use& use) const {
-    if (pending_.general) return use(step.general());
+    if (scored_ || (pending_.part && shape_.half_scores)) return use(step.general());
+    if (pending_.part) return use(step.part());
     if constexpr (std::is_same_v<T, f16>)
       if (shape_.half_scores) return use(step.halves());
     use(step.plain());
   }
 
   SoftmaxStep<Arch, Format> softmax_of_pending() const {
+    Block& b = *pending_.block;
     const bool biased = shape_.bias.kind != BiasKind::none;
     float* bias = floats(at_.bias);
     if (biased)
-      BiasTile<Arch, T>(shape_, {.head = head_of(pending_.block),
-                                 .row = row_of(pending_.block),
+      BiasTile<Arch, T>(shape_, {.head = b.head,
+                                 .row = b.row,
                                  .key = pending_.key,
-                                 .rows = rows_of(pending_.block),
+                                 .rows = b.rows,
                                  .keys = static_cast<int>(lesser(kBlock, shape_.keys - pending_.key))})
           .fill(bias);
-    return {.state = &state(pending_.block),
+    return {.state = &b.state,
             .s = scores(ring_),
             .p = scratch_ + at_.weights,
             .p_plane = at_.p_plane,
-            .o = output(pending_.block),
+            .o = b.output,
             .key = pending_.key,
             .keys = shape_.keys,
             .mask_key = shape_.overlay.key,
             .scale = shape_.scale * kLog2E,
             .begin = pending_.begin,
             .index = pending_.index,
-            .columns = at_.columns,
+            .columns = b.fresh ? 0 : at_.columns,
+            .rows = b.rows,
             .half_scores = shape_.half_scores,
             .bias = biased ? bias : nullptr,
             .kept = pending_.kept,
@@ -339,16 +366,19 @@ class ForwardRun {
 
   // O += P·V over the steps of the pending slice.
   void weigh_values() {
+    if (pending_.block->fresh) begin_output(*pending_.block);
+    const Block& b = *pending_.block;
     const std::size_t skip = pending_.begin * kStepGroups * kGroupBytes;
-    const int steps = pending_.index - pending_.begin + 1;
+    const std::int64_t first = pending_.key - (pending_.index - pending_.begin) * kBlock;
+    const std::int64_t end = lesser(pending_.key + kBlock, b.state.visible[b.rows - 1].end);
     for (int column = 0; column < at_.columns; ++column) {
       const arch::Operands pv{scratch_ + at_.weights + skip,
                               packed_value(pending_.slice, column) + skip,
                               at_.p_plane,
                               at_.p_plane,
-                              steps * kStepGroups * arch::kGroupUnits,
-                              static_cast<int>(round_up(rows_of(pending_.block), 8))};
-      float* o = output(pending_.block) + column * arch::kBlockFloats;
+                              units<Format>(end - first),
+                              static_cast<int>(round_up(b.rows, 8))};
+      float* o = b.output + column * arch::kBlockFloats;
       if (shape_.value_depth - column * kBlock > kLanes) {
         Arch::template block<Format, true, 2>(pv, o, arch::NoHook{});
       } else {
@@ -358,18 +388,23 @@ class ForwardRun {
     if (nonfinite_) weigh_nonfinite();
   }
 
+  void begin_output(Block& b) {
+    for (std::size_t i = 0; i < at_.columns * arch::kBlockFloats; i += kLanes)
+      Arch::store(b.output + i, Arch::zero());
+    b.fresh = false;
+  }
+
   // The infinities and NaN that packing left out of V, to the rows that see them and to no other.
   [[gnu::noinline]] void weigh_nonfinite() {
-    const State& s = state(pending_.block);
+    const Block& b = *pending_.block;
     const std::int64_t first = pending_.key - (pending_.index - pending_.begin) * kBlock;
-    float* o = output(pending_.block);
     for (std::int64_t key = first; key < lesser(pending_.key + kBlock, t_.key_end); ++key) {
       const T* value = values_.step(key, 1, key + 1).rows[0];
       for (std::int64_t c = 0; c < shape_.value_depth; ++c) {
         const float v = to_float(value[c]);
         if (v - v == 0.0f) continue;
-        for (int r = 0; r < rows_of(pending_.block); ++r) {
-          if (s.sees(r, key, shape_.overlay.key)) o[o_offset(r, c)] += weight(r, key, first) * v;
+        for (int r = 0; r < b.rows; ++r) {
+          if (b.state.sees(r, key, shape_.overlay.key)) b.output[o_offset(r, c)] += weight(r, key, first) * v;
         }
       }
     }
@@ -381,9 +416,10 @@ class ForwardRun {
     return a_element<Format>(line, at_.p_plane, element % kGroupElements<Format>);
   }
 
-  void finish(std::int64_t b) {
-    for (int r = 0; r < rows_of(b); ++r)
-      finish_row<Arch, T>(a_, t_, head_of(b, r), row_of(b, r), state(b), r, output(b) + arch::c_offset(r, 0));
+  void finish(const Block& b) {
+    each_row(b, [&](int r, std::int64_t head, std::int64_t row) {
+      finish_row<Arch, T>(a_, t_, head, row, b.state, r, b.output + arch::c_offset(r, 0));
+    });
   }
 
   const ForwardArgs& a_;
@@ -393,10 +429,11 @@ class ForwardRun {
   std::byte* const scratch_;
   const KeyRows<Arch, T> keys_, values_;
   const bool value_in_key_;
+  const bool scored_;       // there is a bias or dropout
   const bool together_;     // the rows of several heads in one block
   std::int64_t chunk_ = 0;  // first key of the packed chunk
   Pending pending_;
-  int ring_ = 0, kept_ring_ = 0, shown_ring_ = 0;
+  int ring_ = 0, kept_ring_ = 0, edge_ring_ = 0;
   bool nonfinite_ = false;  // the packed chunk of V had such elements
 };
 
@@ -414,6 +451,7 @@ inline constexpr Forward kForward{
         },
     .merge = merge_partials<Arch, T>,
     .rate = block_rate<Arch, Format>,
+    .show = show_rows<Arch>,
 };
 
 }  // namespace fusion_attention::kernels

@@ -69,6 +69,9 @@ struct StatisticsPlane {
 struct OverlayPlane {
   const std::uint8_t* data = nullptr;  // null: none
   std::int64_t head = 0, row = 0, key = 0;
+  // What band and mask show to every head alike, as Forward::show says, block of 32 rows behind block; null:
+  // not made.
+  const std::uint32_t* words = nullptr;
 };
 
 // The bias of one sequence: number (n, i, j) at data + n*head + i*row + j, in elements.
@@ -202,6 +205,9 @@ struct Forward {
   void (*run)(const ForwardArgs&, const ForwardTask&, std::byte* scratch);
   void (*merge)(const ForwardArgs&, const MergeTask&);
   double (*rate)();
+  // What the 32 rows from `row` on see of the keys of a sequence with a dense mask that has no heads: bit j
+  // of words[32·i + r] is key 32·i + j of row `row` + r. Null: this kernel has no use for it.
+  void (*show)(const Shape&, std::int64_t row, std::uint32_t* words) = nullptr;
 };
 struct Backward {
   std::size_t (*scratch_bytes)(const Shape&, const Blocking&);

@@ -140,9 +140,12 @@ void pack_b_transposed(Rows<T> from, int rows, std::int64_t depth, std::byte* ou
       typename Arch::vec tile[kLanes];
       std::byte* to = out + g * kGroupBytes + half * (kGroupBytes / 2);
       if constexpr (Format::kUnitElements == 1) {
+        const bool whole = left >= kLanes && (half + 1) * kLanes <= rows;
         for (int r = 0; r < kLanes; ++r) {
           const int row = half * kLanes + r;
-          tile[r] = row < rows ? load_some<Arch>(from[row] + first, left) : Arch::zero();
+          tile[r] = whole        ? Arch::load(from[row] + first)
+                    : row < rows ? load_some<Arch>(from[row] + first, left)
+                                 : Arch::zero();
         }
         store_transposed<Arch>(tile, to);
       } else {
@@ -171,44 +174,91 @@ FA_INLINE typename Arch::vec clear_nonfinite(typename Arch::vec x, bool& found) 
 // Depth is `rows` rows (any number up to the `capacity` that sets the distance of planes), the other axis is
 // `channels` ≤ 32 of their channels. As it lies that is B, [plane][group][2 halves][16 units][16 channels];
 // with every 16 × 16 tile transposed it is A of the transpose, [plane][group][32 channels][16 units].
-// Non-finite elements become zero and are reported.
+template <class Arch, class Format, bool Transposed, class T>
+class DepthPacking {
+  using vec = typename Arch::vec;
+
+ public:
+  FA_INLINE DepthPacking(Rows<T> from, std::int64_t rows, std::int64_t first_channel, std::int64_t channels,
+                         std::int64_t capacity, std::byte* out)
+      : from_(from),
+        rows_(rows),
+        first_(first_channel),
+        channels_(channels),
+        plane_(plane_bytes<Format>(capacity)),
+        out_(out) {}
+
+  // Returns whether some element is an infinity or NaN: those become zero if they are to be cleared, and what
+  // is packed is of no use otherwise.
+  template <bool Clear>
+  FA_INLINE bool pack() const {
+    // Whole steps: what lies past the rows is multiplied by zero and must not be NaN.
+    const int whole = groups<Format>(round_up(rows_, kBlock));
+    vec probe = Arch::zero();  // NaN once it has met an infinity or NaN
+    for (int half = 0; half < 2; ++half) {
+      if (!Transposed && half * kLanes >= channels_)
+        break;  // block<Columns = 1> never looks at the other half
+      const std::int64_t n = channels_ - half * kLanes;
+      for (int g = 0; g < whole; ++g) {
+        const std::int64_t row = std::int64_t{g} * kGroupElements<Format>;
+        std::byte* to = out_ + g * kGroupBytes + half * (kGroupBytes / 2);
+        if (n >= kLanes && row + kGroupElements<Format> <= rows_) {
+          tile<Clear>([&](std::int64_t r) { return Arch::load(at(row + r, half)); }, probe, to);
+        } else {
+          tile<Clear>(
+              [&](std::int64_t r) {
+                const bool real = row + r < rows_;
+                return load_some<Arch>(at(real ? row + r : 0, half), real ? n : 0);
+              },
+              probe, to);
+        }
+      }
+    }
+    return Arch::unordered(probe) != 0;
+  }
+
+ private:
+  FA_INLINE const T* at(std::int64_t row, int half) const { return from_[row] + first_ + half * kLanes; }
+
+  template <bool Clear, class Load>
+  FA_INLINE void tile(const Load& load, vec& probe, std::byte* to) const {
+    const auto line = [&](std::int64_t r) __attribute__((always_inline)) {
+      const vec x = load(r);
+      probe = Arch::fma(x, Arch::zero(), probe);
+      bool found = false;
+      return Clear ? clear_nonfinite<Arch>(x, found) : x;
+    };
+    vec tile[Format::kPlanes][kLanes];
+    for (int u = 0; u < kLanes; ++u) {
+      if constexpr (Format::kUnitElements == 1) {
+        tile[0][u] = line(u);
+      } else {
+        auto low = line(2 * u), high = line(2 * u + 1);
+        for (int i = 0; i < Format::kPlanes; ++i) {
+          const auto a = take_plane<Arch>(low), b = take_plane<Arch>(high);
+          tile[i][u] = Arch::interleave(a, b);
+        }
+      }
+    }
+    for (int i = 0; i < Format::kPlanes; ++i) {
+      if constexpr (Transposed) Arch::transpose(tile[i]);
+      for (int u = 0; u < kLanes; ++u)
+        Arch::store(reinterpret_cast<float*>(to + i * plane_ + u * kLine), tile[i][u]);
+    }
+  }
+
+  const Rows<T> from_;
+  const std::int64_t rows_, first_, channels_;
+  const std::size_t plane_;
+  std::byte* const out_;
+};
+
+// Infinities and NaN become zero and are reported. They are rare, so they are looked for first.
 template <class Arch, class Format, bool Transposed, class T>
 bool pack_depth(Rows<T> from, std::int64_t rows, std::int64_t first_channel, std::int64_t channels,
                 std::int64_t capacity, std::byte* out) {
-  bool found = false;
-  const std::size_t plane = plane_bytes<Format>(capacity);
-  // Whole steps: what lies past the rows is multiplied by zero and must not be NaN.
-  const int whole = groups<Format>(round_up(rows, kBlock));
-  const auto line = [&](std::int64_t row, int half) {
-    const std::int64_t n = row < rows ? channels - half * kLanes : 0;
-    const T* p = from[row < rows ? row : 0] + first_channel + half * kLanes;
-    return clear_nonfinite<Arch>(load_some<Arch>(p, n), found);
-  };
-  for (int half = 0; half < 2; ++half) {
-    if (!Transposed && half * kLanes >= channels) break;  // block<Columns = 1> never looks at the other half
-    for (int g = 0; g < whole; ++g) {
-      std::byte* to = out + g * kGroupBytes + half * (kGroupBytes / 2);
-      typename Arch::vec tile[Format::kPlanes][kLanes];
-      for (int u = 0; u < kLanes; ++u) {
-        const std::int64_t row = std::int64_t{g} * kGroupElements<Format> + u * Format::kUnitElements;
-        if constexpr (Format::kUnitElements == 1) {
-          tile[0][u] = line(row, half);
-        } else {
-          auto low = line(row, half), high = line(row + 1, half);
-          for (int i = 0; i < Format::kPlanes; ++i) {
-            const auto a = take_plane<Arch>(low), b = take_plane<Arch>(high);
-            tile[i][u] = Arch::interleave(a, b);
-          }
-        }
-      }
-      for (int i = 0; i < Format::kPlanes; ++i) {
-        if constexpr (Transposed) Arch::transpose(tile[i]);
-        for (int u = 0; u < kLanes; ++u)
-          Arch::store(reinterpret_cast<float*>(to + i * plane + u * kLine), tile[i][u]);
-      }
-    }
-  }
-  return found;
+  const DepthPacking<Arch, Format, Transposed, T> packing(from, rows, first_channel, channels, capacity, out);
+  return packing.template pack<false>() && packing.template pack<true>();
 }
 
 }  // namespace fusion_attention::kernels

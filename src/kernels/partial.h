@@ -11,14 +11,22 @@
 
 namespace fusion_attention::kernels {
 
+inline constexpr int kUsualCopies = 8;  // of a statistic, in every training interface
+
 // The documented statistics of a row: equal copies; (−FLT_MAX, 1) for one that saw nothing.
 FA_INLINE void store_statistics(const StatisticsPlane& plane, std::int64_t head, std::int64_t row, float max,
                                 float sum) {
   if (!plane.max) return;
   const std::int64_t entry = (head * plane.head + row * plane.row) * plane.copies;
+  if (max == kNothing) sum = 1.0f;
+  if (plane.copies == kUsualCopies) {  // stores of a number of floats that the compiler knows
+    for (int c = 0; c < kUsualCopies; ++c) plane.max[entry + c] = max;
+    for (int c = 0; c < kUsualCopies; ++c) plane.sum[entry + c] = sum;
+    return;
+  }
   for (std::int64_t c = 0; c < plane.copies; ++c) {
     plane.max[entry + c] = max;
-    plane.sum[entry + c] = max == kNothing ? 1.0f : sum;
+    plane.sum[entry + c] = sum;
   }
 }
 

@@ -14,11 +14,11 @@
 #include "arch/tile.h"
 #include "base/inline.h"
 #include "base/math.h"
-#include "fusion_attention/mask.h"
 #include "kernels/bias.h"
 #include "kernels/dropout.h"
 #include "kernels/kernels.h"
 #include "kernels/pack.h"
+#include "kernels/visible.h"
 
 namespace fusion_attention::kernels {
 
@@ -37,42 +37,6 @@ FA_INLINE typename Arch::vec saturate(typename Arch::vec x) {
 template <class Arch>
 FA_INLINE typename Arch::vec saturated_half(typename Arch::vec x) {
   return Arch::round_fp16(saturate<Arch>(x));
-}
-
-// Keys [begin, end) of 32 that a row sees, as bits: bit j = key j.
-FA_INLINE std::uint32_t visible_bits(std::int64_t begin, std::int64_t end) {
-  const std::int64_t b = clamp(begin, 0, 32), e = clamp(end, 0, 32);
-  return static_cast<std::uint32_t>(((std::uint64_t{1} << e) - 1) & ~((std::uint64_t{1} << b) - 1));
-}
-
-// The bytes of a dense mask at keys [key, key + n), n ≤ 32, as bits: set = hidden.
-template <class Arch>
-FA_INLINE std::uint32_t hidden_bits(const std::uint8_t* row, std::int64_t stride, std::int64_t key,
-                                    std::int64_t n) {
-  const std::uint8_t* p = row + key * stride;
-  if (stride == 1) {
-    const std::uint32_t low = Arch::bytes(p, static_cast<int>(lesser(n, 16)));
-    return n > 16 ? low | std::uint32_t{Arch::bytes(p + 16, static_cast<int>(n - 16))} << 16 : low;
-  }
-  std::uint32_t bits = 0;
-  for (std::int64_t j = 0; j < n; ++j) bits |= std::uint32_t{p[j * stride] != 0} << j;
-  return bits;
-}
-
-// Local keys of the task that row i sees, by the band alone.
-FA_INLINE Interval visible_keys(const Shape& shape, const ForwardTask& task, std::int64_t i) {
-  const Interval global = shape.band.row(shape.row0 + i, shape.key0 + shape.keys);
-  return {greater(global.begin - shape.key0, task.key_begin), lesser(global.end - shape.key0, task.key_end)};
-}
-
-// Keys that any row of the task sees, from a multiple of 32: steps are anchored at key 0 of the sequence.
-FA_INLINE Interval reached_keys(const Shape& shape, const ForwardTask& task) {
-  return {round_down(visible_keys(shape, task, task.row_begin).begin, kBlock),
-          visible_keys(shape, task, task.row_end - 1).end};
-}
-
-FA_INLINE const std::uint8_t* mask_row(const OverlayPlane& mask, std::int64_t head, std::int64_t row) {
-  return mask.data ? mask.data + head * mask.head + row * mask.row : nullptr;
 }
 
 // Where channel c of row r lies in the C blocks of O.
@@ -234,45 +198,53 @@ struct SoftmaxStep {
   int begin;                             // first step of this block in the slice
   int index;                             // this step in the slice
   int columns;                           // C blocks of O
+  int rows = kBlock;                     // past them nothing needs to be done
   bool half_scores = false;              // of a general hook
   const float* bias = nullptr;           // C block (bias.h); null: none
   const std::uint32_t* kept = nullptr;   // a word per row (dropout.h); null: all
-  const std::uint32_t* shown = nullptr;  // a word per row, of the state; null: not asked yet
+  const std::uint32_t* shown = nullptr;  // a word per row; null: ask the state, in a general hook
 
-  // The hook of a step. General: some pair of the step is hidden, or there is a bias or dropout. Halves: a
-  // step that would be plain if its scores were not rounded.
-  template <bool General, bool Halves = false>
+  // The hook of a step. Part: some pair of it is hidden, as `shown` says, and there is no more to it.
+  // General: there may be a bias, dropout, or scores rounded to halves besides. Halves: a step that would be
+  // plain if its scores were not rounded.
+  enum class Kind { plain, part, general, halves };
+  template <Kind kKind>
   struct Hook {
     const SoftmaxStep& step;
 
-    FA_INLINE auto start(int r) const { return step.template start<General, Halves>(r); }
+    FA_INLINE auto start(int r) const { return step.template start<kKind>(r); }
     FA_INLINE void operator()(int r) const {
+      if (r >= step.rows) return;
       auto row = start(r);
 #pragma GCC unroll 16
       for (int i = 0; i < row.kPieces; ++i) row.piece(i);
     }
   };
-  FA_INLINE Hook<false> plain() const { return {*this}; }
-  FA_INLINE Hook<false, true> halves() const { return {*this}; }
-  FA_INLINE Hook<true> general() const { return {*this}; }
+  FA_INLINE Hook<Kind::plain> plain() const { return {*this}; }
+  FA_INLINE Hook<Kind::part> part() const { return {*this}; }
+  FA_INLINE Hook<Kind::general> general() const { return {*this}; }
+  FA_INLINE Hook<Kind::halves> halves() const { return {*this}; }
 
  private:
   // Scores of hidden keys are replaced, never multiplied: a NaN there is gone before it meets anything. What
   // a row computes does not depend on whether some pair of its step is hidden: that is its neighbours'
   // affair.
-  template <bool General, bool Halves>
-  FA_INLINE SoftmaxRow<Arch, Format, General> start(int r) const {
-    const std::uint32_t bits = !General ? ~0u : shown ? shown[r] : state->shown(r, key, keys, mask_key);
+  template <Kind kKind>
+  FA_INLINE SoftmaxRow<Arch, Format, kKind == Kind::general> start(int r) const {
+    constexpr bool kGeneral = kKind == Kind::general, kPart = kGeneral || kKind == Kind::part;
+    const std::uint32_t bits = !kPart               ? ~0u
+                               : !kGeneral || shown ? shown[r]
+                                                    : state->shown(r, key, keys, mask_key);
     const float* row = s + arch::c_offset(r, 0);
     const vec factor = Arch::set(scale);
     const auto shown = [&](vec x, int half) __attribute__((always_inline)) {
       const auto mask = static_cast<std::uint16_t>(bits >> half * kLanes);
-      return General ? Arch::select(mask, x, Arch::set(-kInfinity)) : x;
+      return kPart ? Arch::select(mask, x, Arch::set(-kInfinity)) : x;
     };
-    const bool biased = General && bias != nullptr;
+    const bool biased = kGeneral && bias != nullptr;
     const auto score = [&](int half) __attribute__((always_inline)) {
       const vec x = Arch::load(row + half * 256);
-      return Halves || (General && half_scores) ? saturated_half<Arch>(x) : x;
+      return kKind == Kind::halves || (kGeneral && half_scores) ? saturated_half<Arch>(x) : x;
     };
     const auto y = [&](int half) __attribute__((always_inline)) {
       const vec x = score(half);
@@ -291,11 +263,11 @@ struct SoftmaxStep {
       const vec raised = Arch::set(state->m[r]);
       x0 = Arch::sub(y0, raised), x1 = Arch::sub(y1, raised);
     }
-    SoftmaxRow<Arch, Format, General> started;
+    SoftmaxRow<Arch, Format, kGeneral> started;
     started.e.x[0] = x0, started.e.x[1] = x1;
     started.l = state->l[r], started.top = state->top[r];
     started.line = line(index, r), started.p_plane = p_plane;
-    if constexpr (General) started.kept = kept ? kept[r] : ~0u;
+    if constexpr (kGeneral) started.kept = kept ? kept[r] : ~0u;
     return started;
   }
 

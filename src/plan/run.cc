@@ -10,6 +10,7 @@
 #include "fusion_attention/error.h"
 #include "plan/contiguous.h"
 #include "plan/keys.h"
+#include "plan/mask_words.h"
 #include "plan/node_lists.h"
 #include "plan/page_table.h"
 #include "plan/plan.h"
@@ -65,14 +66,18 @@ class Execution {
  public:
   Execution(const Problem& problem, const Plan::State& state, const plan::Schedule& schedule,
             const std::vector<std::int64_t>& rows_before, const plan::PageTable& pages,
-            const plan::Workspace& workspace, std::byte* memory)
+            plan::MaskWords& mask_words, const plan::Workspace& workspace, std::byte* memory)
       : problem_(problem),
         state_(state),
         schedule_(schedule),
         rows_before_(rows_before),
         pages_(pages),
+        mask_words_(mask_words),
         workspace_(workspace),
         memory_(memory) {}
+
+  // One block of the words of the mask, before any task.
+  void show(std::int64_t block) const { mask_words_.make(problem_, state_, block); }
 
   // Every task, on machines of several memory nodes those of a kv head on one of them.
   void tasks() const {
@@ -173,7 +178,9 @@ class Execution {
 
   kernels::ForwardArgs forward_args(std::int64_t index) const {
     const Sequence& s = sequence(index);
-    return {.shape = plan::shape_of(problem_, s),
+    kernels::Shape shape = plan::shape_of(problem_, s);
+    shape.overlay.words = mask_words_.of(static_cast<std::size_t>(index));
+    return {.shape = shape,
             .query = plan::operand(problem_.query, s, s.row),
             .output = plan::operand(problem_.output, s, s.row),
             .key = plan::key_source(problem_, s, pages_.of(static_cast<std::size_t>(index))),
@@ -204,6 +211,7 @@ class Execution {
   const plan::Schedule& schedule_;
   const std::vector<std::int64_t>& rows_before_;
   const plan::PageTable& pages_;
+  plan::MaskWords& mask_words_;
   const plan::Workspace& workspace_;
   std::byte* const memory_;
 };
@@ -214,6 +222,7 @@ void execute(const Plan::State& state, const Problem& problem) {
   thread_local plan::Schedule schedule;
   thread_local std::vector<std::int64_t> rows_before;
   thread_local plan::PageTable pages;
+  thread_local plan::MaskWords mask_words;
   thread_local plan::Uncovered uncovered;
 
   const plan::Workspace workspace = plan::schedule(problem, state, thread_count(), schedule);
@@ -224,12 +233,15 @@ void execute(const Plan::State& state, const Problem& problem) {
     rows += s.rows;
   }
   pages.take(problem);
+  mask_words.take(problem, state);
   uncovered.find(problem);
   std::byte* memory = arena.take(workspace.bytes);
 
-  const Execution execution(problem, state, schedule, rows_before, pages, workspace, memory);
+  const Execution execution(problem, state, schedule, rows_before, pages, mask_words, workspace, memory);
   if (problem.bias.gradient)
     std::fill_n(problem.bias.gradient, static_cast<std::size_t>(problem.bias.elements), 0.0f);
+  parallel_for(mask_words.blocks(), workspace.workers,
+               [&](std::int64_t block, int) { execution.show(block); });
   if (schedule.owners.empty()) {
     execution.tasks();
   } else {

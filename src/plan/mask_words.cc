@@ -1,0 +1,57 @@
+#include "plan/mask_words.h"
+
+#include <algorithm>
+
+#include "base/math.h"
+
+namespace fusion_attention::plan {
+namespace {
+
+// Words of all sequences at most, 16 MiB: beyond that the memory costs more than reading the mask per head.
+constexpr std::size_t kMostWords = std::size_t{1} << 22;
+
+bool alike(const Problem& problem, const Sequence& a, const Sequence& b) {
+  return (a.batch == b.batch || problem.overlay.stride[0] == 0) && a.rows == b.rows && a.keys == b.keys &&
+         a.row0 == b.row0 && a.key0 == b.key0 && a.band == b.band;
+}
+
+}  // namespace
+
+void MaskWords::take(const Problem& problem, const Plan::State& state) {
+  parts_.clear();
+  blocks_ = 0;
+  const Overlay& mask = problem.overlay;
+  if (!mask || mask.stride[1] != 0 || problem.key.heads() < 2 || !state.row->forward ||
+      !state.row->forward->show)
+    return;
+  std::size_t words = 0;
+  for (const Sequence& s : problem.sequences) {
+    Part part{.first = words, .blocks = blocks_};
+    const Sequence* before = parts_.empty() ? nullptr : &s - 1;
+    if (before && parts_.back().made && alike(problem, *before, s)) {
+      part = parts_.back();
+    } else if (!(state.decode && is_short(problem, s, state.decode_blocking.rows))) {
+      part.made = true;
+      words += static_cast<std::size_t>(round_up(s.rows, 32) * round_up(s.keys, 32) / 32);
+      part.blocks = blocks_ += ceil_div(s.rows, 32);
+    }
+    parts_.push_back(part);
+  }
+  if (words > kMostWords) {
+    parts_.clear();
+    blocks_ = 0;
+    return;
+  }
+  words_.resize(words);
+}
+
+void MaskWords::make(const Problem& problem, const Plan::State& state, std::int64_t block) {
+  const auto part = std::upper_bound(parts_.begin(), parts_.end(), block,
+                                     [](std::int64_t b, const Part& p) { return b < p.blocks; });
+  const Sequence& s = problem.sequences[static_cast<std::size_t>(part - parts_.begin())];
+  const std::int64_t row = (block - (part->blocks - ceil_div(s.rows, 32))) * 32;
+  state.row->forward->show(shape_of(problem, s), row,
+                           words_.data() + part->first + row / 32 * round_up(s.keys, 32));
+}
+
+}  // namespace fusion_attention::plan
