@@ -29,17 +29,19 @@ inline std::byte* element(const TensorView& v, std::int64_t b, std::int64_t h, s
   return static_cast<std::byte*>(v.data) +
          (b * v.stride[0] + h * v.stride[1] + r * v.stride[2] + c * v.stride[3]) * size_of(v.dtype);
 }
-inline double read(const TensorView& v, std::int64_t b, std::int64_t h, std::int64_t r, std::int64_t c) {
-  const std::byte* p = element(v, b, h, r, c);
-  if (v.dtype == Dtype::float32) {
+inline double read_number(Dtype dtype, const std::byte* p) {
+  if (dtype == Dtype::float32) {
     float x;
     std::memcpy(&x, p, 4);
     return x;
   }
-  if (v.dtype == Dtype::int8) return static_cast<std::int8_t>(*p);
+  if (dtype == Dtype::int8) return static_cast<std::int8_t>(*p);
   std::uint16_t bits;
   std::memcpy(&bits, p, 2);
-  return v.dtype == Dtype::float16 ? to_float(f16{bits}) : to_float(bf16{bits});
+  return dtype == Dtype::float16 ? to_float(f16{bits}) : to_float(bf16{bits});
+}
+inline double read(const TensorView& v, std::int64_t b, std::int64_t h, std::int64_t r, std::int64_t c) {
+  return read_number(v.dtype, element(v, b, h, r, c));
 }
 inline void write(const TensorView& v, std::int64_t b, std::int64_t h, std::int64_t r, std::int64_t c,
                   double value) {
