@@ -162,17 +162,18 @@ class DecodeRun {
                                              .s = floats(at_.scores),
                                              .p = scratch_ + at_.weights,
                                              .p_plane = 0,
-                                             .o = floats(at_.outputs),
+                                             .raises = &raises_,
                                              .key = key,
                                              .keys = shape_.keys,
                                              .mask_key = shape_.overlay.key,
                                              .scale = shape_.scale * kLog2E,
                                              .begin = 0,
                                              .index = 0,
-                                             .columns = at_.columns,
                                              .half_scores = shape_.half_scores};
     for (int r = 0; r < rows(); ++r)
       part ? step.general()(r) : shape_.half_scores ? step.halves()(r) : step.plain()(r);
+    if (raises_.rows)
+      settle<Arch, arch::Fp32>(raises_, state_.m, step.p, 0, 0, floats(at_.outputs), at_.columns);
     return part;
   }
 
@@ -238,6 +239,7 @@ class DecodeRun {
   State& state_;
   const KeyRows<Arch, T> keys_, values_;
   const bool value_in_key_;
+  Raises raises_;
 };
 
 template <class Arch, class T>

@@ -48,7 +48,7 @@ struct ForwardLayout {
   int slices;                           // round trips in a chunk
   std::size_t q, k, v_column, v_slice;  // bytes of one packed Q block, K step, V column block, V slice
   std::size_t p_plane;
-  std::size_t rows, queries, keys, values, outputs, scores, weights, bias, kept, edge, words,
+  std::size_t rows, queries, keys, values, outputs, scores, weights, raises, bias, kept, edge, words,
       step;  // offsets
   std::size_t bytes;
 
@@ -73,6 +73,7 @@ struct ForwardLayout {
     outputs = take(blocks * columns * arch::kBlockFloats * sizeof(float));
     scores = take(2 * arch::kBlockFloats * sizeof(float));
     weights = take(Format::kPlanes * p_plane);
+    raises = take(sizeof(Raises));
     bias = take(arch::kBlockFloats * sizeof(float));
     kept = take(2 * blocking.round_trip * sizeof(std::uint32_t));
     edge = take(2 * kBlock * sizeof(std::uint32_t));
@@ -102,6 +103,7 @@ class ForwardRun {
         together_(task_rows() < kBlock && shape_.group > 1 && !scored_) {}
 
   void run() {
+    new (&raises()) Raises;
     for (std::int64_t b = 0; b < blocks(); ++b) start(b);
     const Interval reach = reached_keys(shape_, t_);
     for (chunk_ = reach.begin; chunk_ < reach.end;) {
@@ -349,14 +351,13 @@ class ForwardRun {
             .s = scores(ring_),
             .p = scratch_ + at_.weights,
             .p_plane = at_.p_plane,
-            .o = b.output,
+            .raises = &raises(),
             .key = pending_.key,
             .keys = shape_.keys,
             .mask_key = shape_.overlay.key,
             .scale = shape_.scale * kLog2E,
             .begin = pending_.begin,
             .index = pending_.index,
-            .columns = b.fresh ? 0 : at_.columns,
             .rows = b.rows,
             .half_scores = shape_.half_scores,
             .bias = biased ? bias : nullptr,
@@ -371,6 +372,9 @@ class ForwardRun {
     const std::size_t skip = pending_.begin * kStepGroups * kGroupBytes;
     const std::int64_t first = pending_.key - (pending_.index - pending_.begin) * kBlock;
     const std::int64_t end = lesser(pending_.key + kBlock, b.state.visible[b.rows - 1].end);
+    if (raises().rows)
+      settle<Arch, Format>(raises(), b.state.m, scratch_ + at_.weights, at_.p_plane, pending_.begin, b.output,
+                           at_.columns);
     for (int column = 0; column < at_.columns; ++column) {
       const arch::Operands pv{scratch_ + at_.weights + skip,
                               packed_value(pending_.slice, column) + skip,
@@ -387,6 +391,7 @@ class ForwardRun {
     }
     if (nonfinite_) weigh_nonfinite();
   }
+  Raises& raises() const { return *reinterpret_cast<Raises*>(scratch_ + at_.raises); }
 
   void begin_output(Block& b) {
     for (std::size_t i = 0; i < at_.columns * arch::kBlockFloats; i += kLanes)

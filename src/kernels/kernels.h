@@ -12,6 +12,8 @@
 
 namespace fusion_attention::kernels {
 
+inline constexpr int kMostRoundTrip = 256;  // of a forward
+
 // The numbers of the machine table (plan/machine.h) that a kernel is run with.
 struct Blocking {
   int rows = 256;        // query rows per super-block and head, a multiple of 32: O and Q of it stay in L2

@@ -1,12 +1,13 @@
 // The softmax of one 32-row block, one row of 32 scores at a time: the hook of the forward.
 //
 // Scores come as S = Q·Kᵀ in a C block; the row works on y = S·scale·log2 e, so that exp is exp2.
-// m is a *lazy* reference: an integer at or below 8 above the largest y seen so far. It is raised only when
-// some y exceeds it by more than 8, and because it is an integer every rescale is an exact multiplication by
+// m is a *lazy* reference: an integer, at most 8 below the largest y seen so far. It is raised only when some
+// y exceeds it by more than that, and because it is an integer every rescale is an exact multiplication by
 // a power of two: O, l and P lose nothing, and a row's result does not depend on when it was raised. The true
 // maximum runs along in `top`, relative to m, and finish() makes the statistics relative to it.
 #pragma once
 
+#include <bit>
 #include <cfloat>
 #include <cstdint>
 
@@ -24,6 +25,7 @@ namespace fusion_attention::kernels {
 
 inline constexpr float kLn2 = 0.693147180559945309f;
 inline constexpr float kHeadroom = 8.0f;  // P ≤ 2^8: far from overflow in any format, and rescales stay rare
+inline constexpr float kLead = 16.0f;     // of m over the largest y: P ≥ 2^-16 times what it could be
 inline constexpr float kNothing = -FLT_MAX;  // m of a row that has seen no key; its documented maximum
 inline constexpr float kInfinity = __builtin_inff();
 
@@ -91,6 +93,29 @@ struct alignas(64) SoftmaxState {
     const float inverse = 1.0f / (total + __builtin_exp2f(sink * kLog2E - m[r]));
     return {inverse < FLT_MIN ? FLT_MIN : inverse, largest,  // not 0, which says that nothing was seen
             sum * __builtin_expf(max - largest) + __builtin_expf(sink - largest)};
+  }
+};
+
+// 2^k of an integral k <= 0; 0 below the smallest normal number, as everything is flushed there.
+FA_INLINE float power_of_two(float k) {
+  const int exponent = k > -127.0f ? static_cast<int>(k) + 127 : 0;
+  return std::bit_cast<float>(exponent << 23);
+}
+
+// Rows whose reference was raised since the slice began. Where scores grow from step to step every row is
+// raised in every step: O and P are rescaled once per slice all the same.
+struct Raises {
+  std::uint32_t rows = 0;                          // a bit each
+  float of_output[kBlock];                         // the reference that O has been summed under
+  int step[kBlock];                                // of the last raise
+  float of_step[kMostRoundTrip / kBlock][kBlock];  // the references of P of the steps before it
+
+  FA_INLINE void add(int r, float old, int begin, int index) {
+    const bool first = !(rows >> r & 1);
+    if (first) of_output[r] = old;
+    for (int i = first ? begin : step[r]; i < index; ++i) of_step[i][r] = old;
+    step[r] = index;
+    rows |= std::uint32_t{1} << r;
   }
 };
 
@@ -190,14 +215,13 @@ struct SoftmaxStep {
   const float* s;                        // C block
   std::byte* p;                          // A, [plane][groups of the slice][32][64 B]
   std::size_t p_plane;                   // bytes
-  float* o;                              // C blocks of O, one per 32 columns
+  Raises* raises;                        // of the slice
   std::int64_t key;                      // first key of the step
   std::int64_t keys;                     // keys of the sequence
   std::int64_t mask_key;                 // bytes between keys of the dense mask
   float scale;                           // · log2 e
   int begin;                             // first step of this block in the slice
   int index;                             // this step in the slice
-  int columns;                           // C blocks of O
   int rows = kBlock;                     // past them nothing needs to be done
   bool half_scores = false;              // of a general hook
   const float* bias = nullptr;           // C block (bias.h); null: none
@@ -276,25 +300,39 @@ struct SoftmaxStep {
   }
 
   // Raises the reference of row r to the integer next to its largest score, towards zero (so that a maximum
-  // near zero is not the difference of two larger numbers), and rescales what was summed under the old one:
-  // l, top, O, and the P of this slice that has not met V yet.
+  // near zero is not the difference of two larger numbers), and rescales l and top, which were summed under
+  // the old one. O and P wait for settle. A row that grows will grow again: it is raised by as much again, up
+  // to kLead, but not so far that y − m loses more digits than y has lost.
   [[gnu::noinline]] void raise(int r, vec y0, vec y1) const {
-    const float raised = __builtin_truncf(Arch::reduce_max(Arch::max(y0, y1))), old = state->m[r];
-    state->m[r] = raised;
+    const float largest = __builtin_truncf(Arch::reduce_max(Arch::max(y0, y1))), old = state->m[r];
+    state->m[r] = largest;
     if (old == kNothing) return;
-    const float factor = __builtin_exp2f(old - raised);
-    const vec f = Arch::set(factor);
-    Arch::store(state->l[r], Arch::mul(Arch::load(state->l[r]), f));
+    float lead = kLead;
+    for (const float most : {__builtin_fabsf(largest), largest - old}) lead = most < lead ? most : lead;
+    const float raised = state->m[r] = largest + lead;
+    Arch::store(state->l[r], Arch::mul(Arch::load(state->l[r]), Arch::set(power_of_two(old - raised))));
     Arch::store(state->top[r], Arch::add(Arch::load(state->top[r]), Arch::set(old - raised)));
-    for (int column = 0; column < columns; ++column)
-      for (int half = 0; half < 2; ++half) {
-        float* lanes = o + column * arch::kBlockFloats + arch::c_offset(r, half);
-        Arch::store(lanes, Arch::mul(Arch::load(lanes), f));
-      }
-    for (int plane = 0; plane < Format::kPlanes; ++plane)
-      for (int g = begin * kStepGroups; g < index * kStepGroups; ++g)
-        scale_line<Arch, Format>(p + plane * p_plane + g * kGroupBytes + r * kLine, factor);
+    raises->add(r, old, begin, index);
   }
 };
+
+// O and the P of a slice, about to be multiplied by V, under the references that their rows have now.
+template <class Arch, class Format>
+[[gnu::noinline]] void settle(Raises& raises, const float* m, std::byte* p, std::size_t p_plane, int begin,
+                              float* o, int columns) {
+  constexpr int kStepGroups = kBlock / kGroupElements<Format>;
+  for (; raises.rows != 0; raises.rows &= raises.rows - 1) {
+    const int r = __builtin_ctz(raises.rows);
+    const auto f = Arch::set(power_of_two(raises.of_output[r] - m[r]));
+    for (int half = 0; half < 2 * columns; ++half) {
+      float* lanes = o + half / 2 * arch::kBlockFloats + arch::c_offset(r, half % 2);
+      Arch::store(lanes, Arch::mul(Arch::load(lanes), f));
+    }
+    for (int plane = 0; plane < Format::kPlanes; ++plane)
+      for (int g = begin * kStepGroups; g < raises.step[r] * kStepGroups; ++g)
+        scale_line<Arch, Format>(p + plane * p_plane + g * kGroupBytes + r * kLine,
+                                 power_of_two(raises.of_step[g / kStepGroups][r] - m[r]));
+  }
+}
 
 }  // namespace fusion_attention::kernels
