@@ -17,6 +17,7 @@
 // drains once per chunk only.
 #pragma once
 
+#include <algorithm>
 #include <new>
 #include <type_traits>
 
@@ -129,6 +130,9 @@ class ForwardRun {
   float* scores(int ring) const { return floats(at_.scores) + ring * arch::kBlockFloats; }
   float* floats(std::size_t offset) const { return reinterpret_cast<float*>(scratch_ + offset); }
 
+  // Rows of a block that are multiplied; an arch may compute more, of whatever lies there.
+  static int multiplied(const Block& b) { return static_cast<int>(round_up(b.rows, 8)); }
+
   // visit(r, head, row) of every row of a block.
   template <class Visit>
   FA_INLINE void each_row(const Block& b, const Visit& visit) const {
@@ -159,7 +163,7 @@ class ForwardRun {
       query[r] = reinterpret_cast<const T*>(a_.query.data + head * a_.query.head + row * a_.query.row);
     });
     for (int r = b.rows; r < kBlock; ++r) b.state.start(r, {}, nullptr);
-    pack_a<Arch, Format>(query, b.rows, shape_.depth, b.query);
+    pack_a<Arch, Format>(query, b.rows, shape_.depth, b.query, multiplied(b));
   }
 
   // What every block sees of the keys [chunk_, end); returns the steps that any of them sees.
@@ -265,8 +269,16 @@ class ForwardRun {
   const std::uint32_t* edge(const Block& b, std::int64_t key) {
     edge_ring_ ^= 1;
     auto* words = reinterpret_cast<std::uint32_t*>(scratch_ + at_.edge) + edge_ring_ * kBlock;
-    for (int r = 0; r < kBlock; ++r)
-      words[r] = visible_bits(b.state.visible[r].begin - key, b.state.visible[r].end - key);
+    const auto seen = [&](int r) {
+      return visible_bits(b.state.visible[r].begin - key, b.state.visible[r].end - key);
+    };
+    // Intervals grow: where the first and the last are the same, all are.
+    const Interval top = b.state.visible[0], bottom = b.state.visible[b.rows - 1];
+    if (top.begin == bottom.begin && top.end == bottom.end) {
+      std::fill_n(words, kBlock, seen(0));
+    } else {
+      for (int r = 0; r < kBlock; ++r) words[r] = seen(r);
+    }
     return words;
   }
 
@@ -297,15 +309,14 @@ class ForwardRun {
   // S of the next step; between its multiplications, the softmax of the pending one.
   void advance(const Pending& next) {
     const std::size_t plane = plane_bytes<Format>(shape_.depth);
-    const arch::Operands qk{next.block->query,
-                            packed_key(next.key),
-                            plane,
-                            plane,
-                            units<Format>(shape_.depth),
-                            static_cast<int>(round_up(next.block->rows, 8))};
+    const arch::Operands qk{next.block->query,           packed_key(next.key),   plane, plane,
+                            units<Format>(shape_.depth), multiplied(*next.block)};
     float* s = scores(ring_ ^ 1);
     if (!pending_.block) {
-      Arch::template block<Format, false, 2>(qk, s, arch::NoHook{});
+      // Scores that no row sees are never looked at, so they may be missing.
+      next.block->state.visible[next.block->rows - 1].end - next.key > kLanes
+          ? Arch::template block<Format, false, 2>(qk, s, arch::NoHook{})
+          : Arch::template block<Format, false, 1>(qk, s, arch::NoHook{});
     } else {
       const auto step = softmax_of_pending();
       with_hook(step, [&](auto hook) __attribute__((always_inline)) {
@@ -320,8 +331,8 @@ class ForwardRun {
   void drain() {
     if (!pending_.block) return;
     const auto step = softmax_of_pending();
-    with_hook(step, [](auto hook) {
-      for (int row = 0; row < kBlock; ++row) hook(row);
+    with_hook(step, [rows = pending_.block->rows](auto hook) {
+      for (int row = 0; row < rows; ++row) hook(row);
     });
     weigh_values();
     pending_.block = nullptr;
@@ -367,37 +378,35 @@ class ForwardRun {
 
   // O += P·V over the steps of the pending slice.
   void weigh_values() {
-    if (pending_.block->fresh) begin_output(*pending_.block);
-    const Block& b = *pending_.block;
+    Block& b = *pending_.block;
     const std::size_t skip = pending_.begin * kStepGroups * kGroupBytes;
     const std::int64_t first = pending_.key - (pending_.index - pending_.begin) * kBlock;
     const std::int64_t end = lesser(pending_.key + kBlock, b.state.visible[b.rows - 1].end);
     if (raises().rows)
       settle<Arch, Format>(raises(), b.state.m, scratch_ + at_.weights, at_.p_plane, pending_.begin, b.output,
-                           at_.columns);
+                           b.fresh ? 0 : at_.columns);
     for (int column = 0; column < at_.columns; ++column) {
       const arch::Operands pv{scratch_ + at_.weights + skip,
                               packed_value(pending_.slice, column) + skip,
                               at_.p_plane,
                               at_.p_plane,
                               units<Format>(end - first),
-                              static_cast<int>(round_up(b.rows, 8))};
+                              multiplied(b)};
       float* o = b.output + column * arch::kBlockFloats;
-      if (shape_.value_depth - column * kBlock > kLanes) {
-        Arch::template block<Format, true, 2>(pv, o, arch::NoHook{});
+      const bool whole = shape_.value_depth - column * kBlock > kLanes;
+      if (b.fresh) {
+        whole ? Arch::template block<Format, false, 2>(pv, o, arch::NoHook{})
+              : Arch::template block<Format, false, 1>(pv, o, arch::NoHook{});
       } else {
-        Arch::template block<Format, true, 1>(pv, o, arch::NoHook{});
+        whole ? Arch::template block<Format, true, 2>(pv, o, arch::NoHook{})
+              : Arch::template block<Format, true, 1>(pv, o, arch::NoHook{});
       }
     }
+    b.fresh = false;
     if (nonfinite_) weigh_nonfinite();
   }
-  Raises& raises() const { return *reinterpret_cast<Raises*>(scratch_ + at_.raises); }
 
-  void begin_output(Block& b) {
-    for (std::size_t i = 0; i < at_.columns * arch::kBlockFloats; i += kLanes)
-      Arch::store(b.output + i, Arch::zero());
-    b.fresh = false;
-  }
+  Raises& raises() const { return *reinterpret_cast<Raises*>(scratch_ + at_.raises); }
 
   // The infinities and NaN that packing left out of V, to the rows that see them and to no other.
   [[gnu::noinline]] void weigh_nonfinite() {

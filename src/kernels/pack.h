@@ -107,9 +107,10 @@ FA_INLINE void pack_line(const T* p, std::int64_t n, std::byte* out, std::size_t
   }
 }
 
-// A: `rows` ≤ 32 rows of `depth` channels, row r at from[r]. [plane][group][32 rows][64 B]
+// A: `rows` ≤ 32 rows of `depth` channels, row r at from[r]. [plane][group][32 rows][64 B]. Rows from `end`
+// on are left as they are.
 template <class Arch, class Format, class From>
-void pack_a(const From& from, int rows, std::int64_t depth, std::byte* out) {
+void pack_a(const From& from, int rows, std::int64_t depth, std::byte* out, int end = kBlock) {
   const std::size_t plane = plane_bytes<Format>(depth);
   for (int g = 0; g < groups<Format>(depth); ++g) {
     const std::int64_t first = std::int64_t{g} * kGroupElements<Format>;
@@ -117,8 +118,14 @@ void pack_a(const From& from, int rows, std::int64_t depth, std::byte* out) {
     for (int r = 0; r < rows; ++r)
       pack_line<Arch, Format>(from[r] + first, depth - first, lines + r * kLine, plane);
     for (int i = 0; i < Format::kPlanes; ++i)
-      std::memset(lines + i * plane + rows * kLine, 0, (kBlock - rows) * kLine);
+      if (rows < end) std::memset(lines + i * plane + rows * kLine, 0, (end - rows) * kLine);
   }
+}
+
+// Sixteen lines of zeros in every plane.
+template <class Format>
+FA_INLINE void clear_half(std::byte* to, std::size_t plane) {
+  for (int i = 0; i < Format::kPlanes; ++i) std::memset(to + i * plane, 0, kGroupBytes / 2);
 }
 
 // Sixteen lines, transposed as 32-bit units.
@@ -139,6 +146,10 @@ void pack_b_transposed(Rows<T> from, int rows, std::int64_t depth, std::byte* ou
     for (int half = 0; half < 2; ++half) {
       typename Arch::vec tile[kLanes];
       std::byte* to = out + g * kGroupBytes + half * (kGroupBytes / 2);
+      if (half * kLanes >= rows) {
+        clear_half<Format>(to, plane);
+        continue;
+      }
       if constexpr (Format::kUnitElements == 1) {
         const bool whole = left >= kLanes && (half + 1) * kLanes <= rows;
         for (int r = 0; r < kLanes; ++r) {
@@ -202,7 +213,9 @@ class DepthPacking {
       for (int g = 0; g < whole; ++g) {
         const std::int64_t row = std::int64_t{g} * kGroupElements<Format>;
         std::byte* to = out_ + g * kGroupBytes + half * (kGroupBytes / 2);
-        if (n >= kLanes && row + kGroupElements<Format> <= rows_) {
+        if (row >= rows_) {
+          clear_half<Format>(to, plane_);
+        } else if (n >= kLanes && row + kGroupElements<Format> <= rows_) {
           tile<Clear>([&](std::int64_t r) { return Arch::load(at(row + r, half)); }, probe, to);
         } else {
           tile<Clear>(

@@ -66,10 +66,12 @@ FA_INLINE void finish_row(const ForwardArgs& a, const ForwardTask& t, std::int64
   const float inverse = done.inverse * a.shape.dropout.inverse_keep;
   // A row that saw nothing is zero by choice: 0·NaN is not, and the offset of a quantised row is not.
   const bool nothing = done.inverse == 0.0f;
+  // + 0: a sum of products that all underflowed is −0 or 0, as it was stored or added to zeros at first,
+  // which the company of a row decides.
   const auto each = [&](const auto& store) {
     for (std::int64_t c = 0; c < width; c += kLanes) {
       const float* from = o + c / kBlock * arch::kBlockFloats + c % kBlock / kLanes * 256;
-      store(c, nothing ? Arch::zero() : Arch::mul(Arch::load(from), Arch::set(inverse)));
+      store(c, nothing ? Arch::zero() : Arch::fma(Arch::load(from), Arch::set(inverse), Arch::zero()));
     }
   };
   if (t.partial) {

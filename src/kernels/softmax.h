@@ -82,12 +82,18 @@ struct alignas(64) SoftmaxState {
     float inverse;  // of l; 0 for a row that saw nothing, whose O is 0 too
     float max, sum;
   };
+  // Rows are finished one behind the other, and without a call they overlap.
+  FA_INLINE static float exp2_of_one(float x) {
+    alignas(kLine) float lanes[kLanes];
+    Arch::store(lanes, Arch::template exp2<arch::Fp32::kExpDegree>(Arch::set(x)));
+    return lanes[0];
+  }
   // `sink`: one more logit, −∞ for none.
   FA_INLINE Row finish(int r, float sink) const {
     const float total = Arch::reduce_add(Arch::load(l[r])), above = Arch::reduce_max(Arch::load(top[r]));
     if (total == 0.0f) return sink == -kInfinity ? Row{0.0f, kNothing, 0.0f} : Row{0.0f, sink, 1.0f};
     if (total != total) return {total, total, total};  // a NaN row: its maximum must not look like nothing
-    const float max = (m[r] + above) * kLn2, sum = total * __builtin_exp2f(-above);
+    const float max = (m[r] + above) * kLn2, sum = total * exp2_of_one(-above);
     if (sink == -kInfinity) return {1.0f / total, max, sum};
     const float largest = sink > max || sink != sink ? sink : max;
     const float inverse = 1.0f / (total + __builtin_exp2f(sink * kLog2E - m[r]));

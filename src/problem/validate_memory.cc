@@ -12,16 +12,16 @@ namespace {
 
 // Memory of one argument.
 struct Memory {
-  const char* argument = nullptr;
-  const std::byte* begin = nullptr;
-  std::int64_t bytes = 0, alignment = 1;
-  const TensorView* view = nullptr;  // null: every byte of it is in use
+  const char* argument;
+  const std::byte* begin;
+  std::int64_t bytes, alignment;  // a power of two
+  const TensorView* view;         // null: every byte of it is in use
 };
 
 // All of a call: never more than query, key, value, output, its gradient, max, sum, overlay, bias, dropout
 // bits, sink, scale and offset of results; and of a cache a table, four tensors, two scales and two offsets.
 struct MemoryList {
-  std::array<Memory, 22> item;
+  std::array<Memory, 22> item;  // not cleared: most calls use five
   std::size_t count = 0;
 
   void add(const char* argument, const TensorView& v) {
@@ -113,7 +113,7 @@ void add_score_gradients(const Problem& p, MemoryList& list) {
 void check_pointer(const Memory& m) {
   if (m.bytes == 0) return;
   if (!m.begin) refuse(m.argument, "no memory", "a pointer to its elements");
-  if (reinterpret_cast<std::uintptr_t>(m.begin) % static_cast<std::uintptr_t>(m.alignment) != 0)
+  if (reinterpret_cast<std::uintptr_t>(m.begin) & static_cast<std::uintptr_t>(m.alignment - 1))
     refuse(m.argument, "a misaligned pointer", "one aligned to its element");
 }
 

@@ -122,6 +122,19 @@ TYPED_TEST(Pack, RowsAsA) {
     }
 }
 
+TYPED_TEST(Pack, RowsOfAFromTheEndOnAreLeftAlone) {
+  using Format = typename TypeParam::Format;
+  Source<typename TypeParam::T> from(11, 40, testing::seed());
+  auto out = this->poisoned(kernels::operand_bytes<Format>(40));
+  const std::size_t plane = kernels::plane_bytes<Format>(40);
+  kernels::pack_a<Scalar, Format>(from.rows(), 11, 40, out.data(), 16);
+  for (int d = 0; d < this->padded(40); ++d) {
+    this->expect_held(from_a<Format>(out, plane, 10, d), d < 40 ? from.get(10, d) : 0.0f);
+    EXPECT_EQ((from_a<Format>(out, plane, 15, d)), 0.0f);
+    EXPECT_TRUE(std::isnan(from_a<Format>(out, plane, 16, d)));
+  }
+}
+
 TYPED_TEST(Pack, RowsAsBTransposed) {
   using Format = typename TypeParam::Format;
   for (const int rows : this->kRows)
