@@ -36,7 +36,7 @@ void check_dtype(const Spelling& spelling, const Array& mask) {
 }
 
 // MindSpore's own list has a compressed mask per batch entry, too. The content is not read: the mode's
-// formula says the same (ruling 3).
+// formula says the same.
 void check_compressed(const Spelling& spelling, const Array& mask, std::int64_t batches, std::int64_t mode) {
   const std::size_t row = static_cast<std::size_t>(std::clamp(mask.rank, 2, 4) - 2);
   const bool plane = mask.rank >= 2 && mask.rank <= 4 && mask.shape[row] == kCompressed &&

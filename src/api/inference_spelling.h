@@ -11,9 +11,9 @@ namespace fusion_attention {
 
 struct Spelling {
   Interface interface;
-  // Its document, seed 004, lists errors: what it lists is always refused (ruling 28), and types, forms and
-  // values are told apart. Elsewhere every size and dtype that this library computes is accepted (rulings 10
-  // to 12) and every refusal is a value.
+  // Its document (seed 004 of docs/features.md) lists errors: what it lists is always refused, and types,
+  // forms and values are told apart. Elsewhere every size and dtype that this library computes is accepted
+  // and every refusal is a value.
   bool has_error_table;
   bool decodes;  // keys and values may be stored in pages, in int8, behind a prefix: StoredKeys
   std::int64_t next_tokens, inner_precise;  // where the caller gives none

@@ -10,10 +10,11 @@
 //   for head, super-block of queries:   pack Qᵀ, dOᵀ, Q, dO; L and Δ; dQᵀ = 0
 //     for group of keys:                pack K, Kᵀ, V
 //       for 32 keys:
-//         for 32 queries:               Sᵀ, Pᵀ, dPᵀ, dSᵀ
-//         dV += Pᵀ·dO, dK += dSᵀ·Q      over the super-block
-//       dQᵀ += Kᵀ·dSᵀ                   over the group
+//         for 32 queries that see any:  Sᵀ with dSᵀ of the tile before, dPᵀ with Pᵀ
+//         dV += Pᵀ·dO, dK += dSᵀ·Q      over those queries
+//       dQᵀ += Kᵀ·dSᵀ                   over the keys of the group that 32 queries met
 //     store dQ
+//   store dK, dV, or add them to the share of the splits (GradientShare, kernels.h)
 #pragma once
 
 #include "kernels/backward_layout.h"
@@ -328,7 +329,8 @@ class BackwardRun {
             .keep_gradient = shape_.bias.gradient != nullptr};
   }
 
-  // dSᵀ of tiles that no pair is visible in, which the product over the whole group reads all the same.
+  // dSᵀ = 0 of tiles that no pair is visible in: where they lie between keys that their queries met, the
+  // product for dQ reads them all the same.
   void clear_gradient(std::int64_t b, Interval blocks) {
     for (std::int64_t query = blocks.begin; query < blocks.end; ++query)
       for (int plane = 0; plane < Format::kPlanes; ++plane)
@@ -414,7 +416,8 @@ class BackwardRun {
   // The block of dK and dV that a key belongs to.
   std::int64_t gradient_block(std::int64_t key) const { return (key - t_.key_begin) / kBlock; }
 
-  // One key's row of dK or dV: finished, or as this split's share.
+  // One key's row of dK or dV: as this split's share, added to those before it in a chain; or finished, where
+  // it is the only split or the last of a chain.
   void store_row(std::size_t blocks, int columns, std::int64_t key, std::int64_t channels, float factor,
                  const Operand& out, std::int64_t share_offset) {
     const float* from =

@@ -1,10 +1,13 @@
-// Few query rows against many keys: group × rows ≤ 16. Every key is used a handful of times, so packing it
-// would cost more than it saves: K and V are read once, where they lie (keys.h), and the limit is the
-// memory's.
+// Few query rows against many keys: group × rows ≤ 16, of which the machine table takes fewer. Every key is
+// used a handful of times, so packing it would cost more than it saves: K and V are read once, where they lie
+// (keys.h), and the limit is the memory's.
 //
 //   for step of 32 keys:   S = Q·Kᵀ  by dot_rows: one pass over the rows of K for all queries
 //                          P = softmax(S), the same rows of the same state as in the forward
 //                          O += P·V  by weigh_rows: one pass over the rows of V
+//
+// K and V are fetched one step ahead, so that its lines arrive while the step before is computed (measured
+// best of 16, 24, 32, 64 rows on Zen 5; spread over the loop, never in bursts).
 #pragma once
 
 #include <new>
@@ -19,8 +22,7 @@ namespace fusion_attention::kernels {
 
 inline constexpr int kTogether = 4;  // query rows that share one pass over a row of K or V, at most
 
-// K and V are fetched one step ahead, so that its lines arrive while the step before is computed (measured
-// best of 16, 24, 32, 64 rows on Zen 5; spread over the loop, never in bursts).
+// Where everything of a task lies in its scratch.
 template <class Arch, class T>
 struct DecodeLayout {
   std::int64_t depth;  // D rounded up to whole vectors

@@ -10,6 +10,9 @@
 //       for step of 32 keys:      S(g) = Q·K(g)ᵀ, and between its multiplications the softmax of S(g−1)
 //       every round trip:         O += P·V, so that O is loaded and stored once per round_trip keys
 //
+// Which steps of a chunk a block sees, in part or in full, is asked before the chunk is packed (visible.h);
+// the others are passed over. A slice is what a chunk has of one round trip.
+//
 // Chunks and round trips are anchored at key 0 of the sequence, whatever a task sees of them: they are the
 // order in which O is summed, which must not depend on how rows are divided among threads.
 //
@@ -272,7 +275,7 @@ class ForwardRun {
     const auto seen = [&](int r) {
       return visible_bits(b.state.visible[r].begin - key, b.state.visible[r].end - key);
     };
-    // Intervals grow: where the first and the last are the same, all are.
+    // Neither end decreases from row to row: where the first and the last are the same, all are.
     const Interval top = b.state.visible[0], bottom = b.state.visible[b.rows - 1];
     if (top.begin == bottom.begin && top.end == bottom.end) {
       std::fill_n(words, kBlock, seen(0));

@@ -16,7 +16,9 @@ inline constexpr int kMostRoundTrip = 256;  // of a forward
 
 // The numbers of the machine table (plan/machine.h) that a kernel is run with.
 struct Blocking {
-  int rows = 256;        // query rows per super-block and head, a multiple of 32: O and Q of it stay in L2
+  // Query rows per super-block and head, a multiple of 32: O and Q of it stay in L2. Of a decode the most
+  // query rows of a kv head, any number.
+  int rows = 256;
   int keys = 1024;       // keys per packed chunk, a multiple of round_trip: K and V of it stay in L2
   int round_trip = 256;  // keys between two updates of O, a multiple of 32: P of it stays in L1
   int splits = 1;        // the most splits over keys (forward, decode) or over queries (backward)
@@ -218,7 +220,8 @@ struct Backward {
   double (*rate)();
 };
 
-// Query rows of a task, heads of a group together, that the decode rows take at most.
+// Query rows of a task, heads of a group together, that a decode kernel has room for; the machine table says
+// up to how many it is taken.
 inline constexpr int kDecodeRows = 16;
 
 enum class Algorithm : std::uint8_t {

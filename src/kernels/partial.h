@@ -1,4 +1,5 @@
-// What one split over keys leaves behind, and how the splits of a row become its answer.
+// How a row ends: divided, rounded and stored with its statistics; or left as the record of one split over
+// keys, of which the splits of a row become its answer.
 #pragma once
 
 #include <cstring>

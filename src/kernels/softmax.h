@@ -1,10 +1,13 @@
-// The softmax of one 32-row block, one row of 32 scores at a time: the hook of the forward.
+// The softmax of one 32-row block, one row of 32 scores at a time: the hook of the forward, which decode
+// calls row by row.
 //
 // Scores come as S = Q·Kᵀ in a C block; the row works on y = S·scale·log2 e, so that exp is exp2.
 // m is a *lazy* reference: an integer, at most 8 below the largest y seen so far. It is raised only when some
-// y exceeds it by more than that, and because it is an integer every rescale is an exact multiplication by
-// a power of two: O, l and P lose nothing, and a row's result does not depend on when it was raised. The true
-// maximum runs along in `top`, relative to m, and finish() makes the statistics relative to it.
+// y exceeds it by more than that (where scores keep growing up to 16 beyond it, so that the next raise is
+// further off), and because it is an integer every rescale is an exact multiplication by a power of two: O, l
+// and P lose nothing, and a row's result does not depend on when it was raised. l and top are rescaled at
+// once; the P of a slice, the steps of one round trip, and O wait until they are multiplied (Raises, settle).
+// The true maximum runs along in `top`, relative to m, and finish() makes the statistics relative to it.
 #pragma once
 
 #include <bit>
@@ -229,7 +232,7 @@ struct SoftmaxStep {
   int begin;                             // first step of this block in the slice
   int index;                             // this step in the slice
   int rows = kBlock;                     // past them nothing needs to be done
-  bool half_scores = false;              // of a general hook
+  bool half_scores = false;              // read by a general hook; of others the kind says it
   const float* bias = nullptr;           // C block (bias.h); null: none
   const std::uint32_t* kept = nullptr;   // a word per row (dropout.h); null: all
   const std::uint32_t* shown = nullptr;  // a word per row; null: ask the state, in a general hook
@@ -323,6 +326,7 @@ struct SoftmaxStep {
 };
 
 // O and the P of a slice, about to be multiplied by V, under the references that their rows have now.
+// `columns`: C blocks of O; none where nothing is in it yet.
 template <class Arch, class Format>
 [[gnu::noinline]] void settle(Raises& raises, const float* m, std::byte* p, std::size_t p_plane, int begin,
                               float* o, int columns) {

@@ -51,8 +51,8 @@ FA_INLINE const std::uint8_t* mask_row(const OverlayPlane& mask, std::int64_t he
   return mask.data ? mask.data + head * mask.head + row * mask.row : nullptr;
 }
 
-// The words of 32 rows that see all of a step. A constant of it belongs to a class of one arch: it has an
-// address, which objects of different instruction sets would share.
+// The words of 32 rows that see all of a step. Whoever points to a constant of this type declares it in a
+// class of one arch: at namespace scope it would be one symbol in objects of different instruction sets.
 struct AllShown {
   std::uint32_t words[kBlock];
 
@@ -61,7 +61,7 @@ struct AllShown {
   }
 };
 
-// Steps of a chunk of at most 64, as bits: bit i = keys chunk + 32·i … + 31.
+// Steps of a chunk of at most 64 (2048 keys), as bits: bit i = keys chunk + 32·i … + 31.
 using Steps = std::uint64_t;
 
 FA_INLINE Steps steps_below(std::int64_t n) {
@@ -80,7 +80,8 @@ struct Seen {
   Steps every = 0;  // every row, every key
 };
 
-// By the band alone: keys [chunk, end) and rows whose intervals grow from `top` to `bottom`.
+// By the band alone: keys [chunk, end), and rows from one that sees `top` to one that sees `bottom`; neither
+// end of an interval ever decreases between them (mask.h).
 FA_INLINE Seen seen_by_band(Interval top, Interval bottom, std::int64_t chunk, std::int64_t end) {
   const auto from_chunk = [&](std::int64_t key) { return clamp(key - chunk, 0, end - chunk); };
   const Steps some =

@@ -21,7 +21,7 @@ inline kernels::Blocking blocking_for(const kernels::Row& row, std::int64_t dept
   return machine_row(row, depth, value_depth).blocking;
 }
 
-// How the multiplications of a kernel row are made: ruling 27's choice for its dtype on its arch.
+// How the multiplications of a kernel row are made, for its dtype on its arch.
 struct Route {
   const char* text;
   const char* roof;  // of fusion_attention/machine.h, that its rate is compared with; "" where there is none
@@ -40,9 +40,8 @@ struct Division {
   // rows take longer ones.
   std::int64_t least_keys = 512, least_keys_many_rows = 1024, many_rows = 64;
   // Query rows of a backward split at least. Its dK and dV are cleared, stored and added up once per that
-  // many: not measurable at 768 rows. Two threads share a head of 1024 rows as well, which costs one
-  // thread 2.5 %, causal 7 % (AVX-512 by FMA, D = 64 and 128): the cut leaves one more super-block, whose
-  // keys are packed.
+  // many: not measurable at 768 rows. Two threads share a head of 1024 rows as well, which costs one thread
+  // some percent (docs/kernels/backward.md): the cut leaves one more super-block, whose keys are packed.
   std::int64_t least_rows = 768, least_rows_of_two = 512;
   // Tasks per thread at least, where there are rows enough; those of the last round are this much smaller, so
   // that threads end together.

@@ -1,5 +1,5 @@
-// A dense mask that is the same for all heads, read once per run instead of once per head: as bits, an eighth
-// of its bytes, with the band in them.
+// A dense mask that is the same for all heads, read once per run of a forward instead of once per head: as
+// bits, an eighth of its bytes, with the band in them. Bit j of a word: the row sees key j of its step.
 #pragma once
 
 #include <cstddef>
@@ -29,8 +29,8 @@ class MaskWords {
   struct Part {
     bool made = false;
     std::size_t first = 0;  // word
-    std::int64_t blocks =
-        0;  // those of the sequences before it and its own; none where its words are another's
+    // Of the sequences before it and its own; it has none of its own where its words are another's.
+    std::int64_t blocks = 0;
   };
 
   std::vector<std::uint32_t> words_;

@@ -11,9 +11,8 @@ void divide_among_nodes(const Schedule& schedule, std::int64_t sequences, std::i
   const auto head_of = [kv_heads](const Task& task) {
     return static_cast<std::size_t>(task.sequence * kv_heads + task.kv_head);
   };
-  const auto weight_of = [](const Task& task) {
-    return task.weight + 1;
-  };  // one that sees nothing is taken too
+  // A task that sees nothing is taken too.
+  const auto weight_of = [](const Task& task) { return task.weight + 1; };
   out.heads.assign(static_cast<std::size_t>(sequences * kv_heads), 0);
   for (const Task& task : schedule.tasks) out.heads[head_of(task)] += weight_of(task);
   // Heads on a line as cards are dealt: the first heads of a backward are heavy tasks and the last many light
