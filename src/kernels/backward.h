@@ -232,8 +232,8 @@ class BackwardRun {
   // 32 keys against the queries that see them.
   void key_block(std::int64_t b) {
     const Interval blocks = reach(b);
-    clear_gradient(b, {0, blocks.begin});
-    clear_gradient(b, {blocks.empty() ? 0 : blocks.end, used_});
+    clear_tiles(b, {0, blocks.begin});
+    clear_tiles(b, {blocks.empty() ? 0 : blocks.end, used_});
     if (blocks.empty()) return;
     for (std::int64_t query = blocks.begin; query < blocks.end; ++query)
       met_by(query) = {lesser(met_by(query).begin, b), b + 1};
@@ -331,7 +331,7 @@ class BackwardRun {
 
   // dSᵀ = 0 of tiles that no pair is visible in: where they lie between keys that their queries met, the
   // product for dQ reads them all the same.
-  void clear_gradient(std::int64_t b, Interval blocks) {
+  void clear_tiles(std::int64_t b, Interval blocks) {
     for (std::int64_t query = blocks.begin; query < blocks.end; ++query)
       for (int plane = 0; plane < Format::kPlanes; ++plane)
         std::memset(

@@ -13,6 +13,7 @@
 namespace fusion_attention::kernels {
 
 inline constexpr int kMostRoundTrip = 256;  // of a forward
+inline constexpr int kMostChunk = 64 * 32;  // of its keys: what is seen of a step is a bit (visible.h)
 
 // The numbers of the machine table (plan/machine.h) that a kernel is run with.
 struct Blocking {

@@ -270,7 +270,7 @@ struct SoftmaxStep {
                                                     : state->shown(r, key, keys, mask_key);
     const float* row = s + arch::c_offset(r, 0);
     const vec factor = Arch::set(scale);
-    const auto shown = [&](vec x, int half) __attribute__((always_inline)) {
+    const auto visible = [&](vec x, int half) __attribute__((always_inline)) {
       const auto mask = static_cast<std::uint16_t>(bits >> half * kLanes);
       return kPart ? Arch::select(mask, x, Arch::set(-kInfinity)) : x;
     };
@@ -285,13 +285,13 @@ struct SoftmaxStep {
     };
     const vec m = Arch::set(state->m[r]);
     const auto relative = [&](int half) __attribute__((always_inline)) {
-      return shown(biased ? Arch::sub(y(half), m) : Arch::fms(score(half), factor, m), half);
+      return visible(biased ? Arch::sub(y(half), m) : Arch::fms(score(half), factor, m), half);
     };
     vec x0 = relative(0), x1 = relative(1);
     if (Arch::greater(Arch::max(x0, x1), Arch::set(kHeadroom))) [[unlikely]] {
       // Rounded as the reference is: fused, the largest of huge scores would exceed it by half an ulp, which
       // may be any number.
-      const vec y0 = shown(y(0), 0), y1 = shown(y(1), 1);
+      const vec y0 = visible(y(0), 0), y1 = visible(y(1), 1);
       raise(r, y0, y1);
       const vec raised = Arch::set(state->m[r]);
       x0 = Arch::sub(y0, raised), x1 = Arch::sub(y1, raised);

@@ -161,11 +161,10 @@ void show_rows(const Shape& shape, std::int64_t row, std::uint32_t* words) {
     hidden[r] = mask_row(shape.overlay, 0, row + r);
     ahead[r] = row + r + kBlock < shape.rows ? mask_row(shape.overlay, 0, row + r + kBlock) : nullptr;
   }
-  constexpr std::int64_t kMost = 64 * kBlock;
-  for (std::int64_t chunk = 0; chunk < shape.keys; chunk += kMost)
+  for (std::int64_t chunk = 0; chunk < shape.keys; chunk += kMostChunk)
     show<Arch>({visible, hidden, ahead, rows, shape.keys, shape.overlay.key},
-               seen_by_band(visible[0], visible[rows - 1], chunk, lesser(shape.keys, chunk + kMost)), chunk,
-               words + chunk);
+               seen_by_band(visible[0], visible[rows - 1], chunk, lesser(shape.keys, chunk + kMostChunk)),
+               chunk, words + chunk);
 }
 
 }  // namespace fusion_attention::kernels

@@ -135,7 +135,9 @@ TEST_F(Choose, EveryBlockingIsLegalAtEveryDepth) {
         EXPECT_TRUE(b.rows > 0 && b.keys > 0 && b.round_trip > 0 && b.splits > 0) << row.name << depth;
         EXPECT_EQ(b.round_trip % 32, 0) << row.name << depth;
         EXPECT_EQ(b.keys % b.round_trip, 0) << row.name << depth;
-        EXPECT_TRUE(row.algorithm != Algorithm::forward || b.round_trip <= kernels::kMostRoundTrip) << row.name;
+        EXPECT_TRUE(row.algorithm != Algorithm::forward || b.round_trip <= kernels::kMostRoundTrip)
+            << row.name;
+        EXPECT_TRUE(row.algorithm != Algorithm::forward || b.keys <= kernels::kMostChunk) << row.name;
       }
 }
 
