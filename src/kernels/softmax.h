@@ -3,11 +3,11 @@
 //
 // Scores come as S = Q·Kᵀ in a C block; the row works on y = S·scale·log2 e, so that exp is exp2.
 // m is a *lazy* reference: an integer, at most 8 below the largest y seen so far. It is raised only when some
-// y exceeds it by more than that (where scores keep growing up to 16 beyond it, so that the next raise is
-// further off), and because it is an integer every rescale is an exact multiplication by a power of two: O, l
-// and P lose nothing, and a row's result does not depend on when it was raised. l and top are rescaled at
-// once; the P of a slice, the steps of one round trip, and O wait until they are multiplied (Raises, settle).
-// The true maximum runs along in `top`, relative to m, and finish() makes the statistics relative to it.
+// y exceeds it by more than that, and because it is an integer every rescale is an exact multiplication by a
+// power of two: O, l and P lose nothing, and a row's result does not depend on when it was raised. l and top
+// are rescaled at once; the P of a slice, the steps of one round trip, and O wait until they are multiplied
+// (Raises, settle). The true maximum runs along in `top`, relative to m, and finish() makes the statistics
+// relative to it.
 #pragma once
 
 #include <bit>
@@ -28,7 +28,6 @@ namespace fusion_attention::kernels {
 
 inline constexpr float kLn2 = 0.693147180559945309f;
 inline constexpr float kHeadroom = 8.0f;  // P ≤ 2^8: far from overflow in any format, and rescales stay rare
-inline constexpr float kLead = 16.0f;     // of m over the largest y: P ≥ 2^-16 times what it could be
 inline constexpr float kNothing = -FLT_MAX;  // m of a row that has seen no key; its documented maximum
 inline constexpr float kInfinity = __builtin_inff();
 
@@ -310,15 +309,12 @@ struct SoftmaxStep {
 
   // Raises the reference of row r to the integer next to its largest score, towards zero (so that a maximum
   // near zero is not the difference of two larger numbers), and rescales l and top, which were summed under
-  // the old one. O and P wait for settle. A row that grows will grow again: it is raised by as much again, up
-  // to kLead, but not so far that y − m loses more digits than y has lost.
+  // the old one. O and P wait for settle. No further than that: P would be so much smaller, and its product
+  // with the smallest of V flushed to 0.
   [[gnu::noinline]] void raise(int r, vec y0, vec y1) const {
-    const float largest = __builtin_truncf(Arch::reduce_max(Arch::max(y0, y1))), old = state->m[r];
-    state->m[r] = largest;
+    const float raised = __builtin_truncf(Arch::reduce_max(Arch::max(y0, y1))), old = state->m[r];
+    state->m[r] = raised;
     if (old == kNothing) return;
-    float lead = kLead;
-    for (const float most : {__builtin_fabsf(largest), largest - old}) lead = most < lead ? most : lead;
-    const float raised = state->m[r] = largest + lead;
     Arch::store(state->l[r], Arch::mul(Arch::load(state->l[r]), Arch::set(power_of_two(old - raised))));
     Arch::store(state->top[r], Arch::add(Arch::load(state->top[r]), Arch::set(old - raised)));
     raises->add(r, old, begin, index);
