@@ -30,7 +30,7 @@ void MaskWords::take(const Problem& problem, const Plan::State& state) {
     const Sequence* before = parts_.empty() ? nullptr : &s - 1;
     if (before && parts_.back().made && alike(problem, *before, s)) {
       part = parts_.back();
-    } else if (!(state.decode && is_short(problem, s, state.decode_blocking.rows))) {
+    } else if (!state.decodes(problem, s)) {
       part.made = true;
       words += static_cast<std::size_t>(round_up(s.rows, 32) * round_up(s.keys, 32) / 32);
       part.blocks = blocks_ += ceil_div(s.rows, 32);

@@ -17,6 +17,11 @@ struct Plan::State {
   const kernels::Row* decode = nullptr;
   kernels::Blocking decode_blocking;
   std::size_t workspace = 0;
+
+  // Whether a sequence runs on `decode`.
+  bool decodes(const Problem& problem, const Sequence& sequence) const {
+    return decode && plan::is_short(problem, sequence, decode_blocking.rows);
+  }
 };
 
 namespace plan {

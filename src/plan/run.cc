@@ -168,9 +168,7 @@ class Execution {
 
   // The row that a sequence of a forward runs on.
   const kernels::Row& kernel_of(std::int64_t index) const {
-    const bool decodes =
-        state_.decode && plan::is_short(problem_, sequence(index), state_.decode_blocking.rows);
-    return decodes ? *state_.decode : *state_.row;
+    return state_.decodes(problem_, sequence(index)) ? *state_.decode : *state_.row;
   }
   const Sequence& sequence(std::int64_t index) const {
     return problem_.sequences[static_cast<std::size_t>(index)];

@@ -2,27 +2,16 @@
 
 #include <gtest/gtest.h>
 
-#include <filesystem>
-#include <fstream>
+#include "support/temporary_files.h"
 
 namespace fusion_attention {
 namespace {
 
-class Quota : public ::testing::Test {
+class Quota : public testing::TemporaryFiles {
  protected:
-  void SetUp() override {
-    root_ = std::filesystem::path(::testing::TempDir()) / "fusion_attention_cores_test";
-    std::filesystem::remove_all(root_);
-  }
-  void TearDown() override { std::filesystem::remove_all(root_); }
-  void write(const std::string& file, const std::string& text) {
-    std::filesystem::create_directories((root_ / file).parent_path());
-    std::ofstream(root_ / file) << text << "\n";
-  }
-  int cores(const std::string& membership) { return quota_cores(root_.string(), membership); }
+  Quota() : TemporaryFiles("cores_test") {}
 
- private:
-  std::filesystem::path root_;
+  int cores(const std::string& membership) { return quota_cores(root(), membership); }
 };
 
 TEST_F(Quota, NoneIsNoLimit) {

@@ -2,26 +2,16 @@
 
 #include <gtest/gtest.h>
 
-#include <filesystem>
-#include <fstream>
+#include "support/temporary_files.h"
 
 namespace fusion_attention {
 namespace {
 
-class NodesOf : public ::testing::Test {
+class NodesOf : public testing::TemporaryFiles {
  protected:
-  void SetUp() override {
-    root_ = std::filesystem::path(::testing::TempDir()) / "fusion_attention_nodes_test";
-    std::filesystem::remove_all(root_);
-  }
-  void TearDown() override { std::filesystem::remove_all(root_); }
-  void write(const std::string& file, const std::string& text) {
-    std::filesystem::create_directories((root_ / file).parent_path());
-    std::ofstream(root_ / file) << text << "\n";
-  }
-  Nodes read(std::size_t cpus) { return read_nodes(root_.string(), std::vector<bool>(cpus, true)); }
+  NodesOf() : TemporaryFiles("nodes_test") {}
 
-  std::filesystem::path root_;
+  Nodes read(std::size_t cpus) { return read_nodes(root(), std::vector<bool>(cpus, true)); }
 };
 
 using Map = std::vector<std::uint8_t>;
@@ -52,7 +42,7 @@ TEST_F(NodesOf, WithoutCpusOfOursDoNotCount) {
   const Nodes all = read(6);
   EXPECT_EQ(all.count, 3);
   EXPECT_EQ(all.of_cpu, (Map{0, 0, 1, 1, 2, 2}));
-  const Nodes ours = read_nodes(root_.string(), {false, false, false, true, true, false});
+  const Nodes ours = read_nodes(root(), {false, false, false, true, true, false});
   EXPECT_EQ(ours.count, 2);
   EXPECT_EQ(ours.of_cpu, (Map{0, 0, 0, 0, 1}));
 }

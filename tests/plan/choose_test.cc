@@ -10,6 +10,7 @@
 #include "fusion_attention/run.h"
 #include "plan/machine.h"
 #include "plan/plan.h"
+#include "support/kernel_choice.h"
 
 namespace fusion_attention::plan {
 namespace {
@@ -19,14 +20,7 @@ using kernels::Algorithm;
 constexpr Dtype kDtypes[] = {Dtype::float32, Dtype::float16, Dtype::bfloat16};
 constexpr Algorithm kAlgorithms[] = {Algorithm::forward, Algorithm::decode, Algorithm::backward};
 
-class Choose : public ::testing::Test {
- protected:
-  void TearDown() override {
-    for (const char* variable :
-         {"FUSION_ATTENTION_KERNEL", "FUSION_ATTENTION_MAX_ISA", "FUSION_ATTENTION_MACHINE"})
-      unsetenv(variable);
-  }
-};
+class Choose : public testing::KernelChoice {};
 
 TEST_F(Choose, TakesTheFastestThatServesAndSaysWhyNotTheOthers) {
   for (const Algorithm algorithm : kAlgorithms)

@@ -14,18 +14,12 @@
 #include "fusion_attention/run.h"
 #include "plan/machine.h"
 #include "plan/plan.h"
+#include "support/kernel_choice.h"
 
 namespace fusion_attention::plan {
 namespace {
 
-class Choices : public ::testing::Test {
- protected:
-  void TearDown() override {
-    for (const char* variable :
-         {"FUSION_ATTENTION_KERNEL", "FUSION_ATTENTION_MAX_ISA", "FUSION_ATTENTION_MACHINE"})
-      unsetenv(variable);
-  }
-};
+class Choices : public testing::KernelChoice {};
 
 Choice choice_of(const std::string& pass, const std::string& dtype) {
   for (const Choice& choice : choices())
