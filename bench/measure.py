@@ -15,6 +15,7 @@ from typing import Any
 # A neighbour that takes the core keeps it for a few milliseconds: one such switch in 100 ms costs little.
 SECONDS_PER_SWITCH = 0.1
 SLICE = 2e-3  # seconds: a shorter call is repeated within a slice
+MOST_SECONDS = 6  # times those asked for, until every function has enough slices
 LONG = 0.2  # seconds: a call that has been made once is as warm as it will be
 
 
@@ -97,7 +98,7 @@ def interleave(
     made: dict[str, float],
 ) -> dict[str, Samples]:
     """Rounds over all functions in shuffled order for about `seconds`, more until each has `least` kept
-    slices, but never more than six times that, nor beyond `limit` on time.monotonic()."""
+    slices, but never more than MOST_SECONDS times that, nor beyond `limit` on time.monotonic()."""
     samples = {name: warmed(function, made.get(name, 0)) for name, function in functions.items()}
     order, start = list(functions), time.monotonic()
     while True:
@@ -106,7 +107,7 @@ def interleave(
             sample(functions[name], samples[name])
         enough = all(len(s.seconds) >= least for s in samples.values())
         late = time.monotonic() - start
-        if (late > seconds and enough) or late > 6 * seconds or time.monotonic() > limit:
+        if (late > seconds and enough) or late > MOST_SECONDS * seconds or time.monotonic() > limit:
             break
     for kept in samples.values():
         kept.settle()

@@ -15,11 +15,13 @@ from typing import Any
 
 from .case import Case
 from .environments import ROOT, Absent, Environment, environment
+from .measure import MOST_SECONDS
 from .peers import PEERS
 from .worker import ALONE
 
 TOO_MANY = "this machine offers {} cores"
 ALONE_SHARE = 0.4  # of a peer's time, for the cases that none can express
+PATIENCE = 120.0  # seconds for a case beyond its slices: some paths of some peers take minutes for one call
 
 
 @dataclass(frozen=True)
@@ -53,7 +55,8 @@ class Run:
         for place, (name, where) in enumerate(present.items()):
             left = max(0.0, pace.limit - time.monotonic())
             limit = time.monotonic() + left / (len(present) - place + ALONE_SHARE)
-            shared = [x for x in self.cases if not x.arch]
+            # What the limit leaves out is the largest.
+            shared = sorted((x for x in self.cases if not x.arch), key=lambda x: x.flops)
             self._peer(name, where, shared, Pace(pace.seconds, pace.least, limit))
             told = [x["peers"][name] for x in self.cells.values() if name in x["peers"]]
             self.fates[name] = f"measured in {sum('ms' in x for x in told)} of {len(told)} cells"
@@ -67,7 +70,7 @@ class Run:
             } | {"disturbed": not calm, "processes": samples}
 
     def _peer(self, name: str, where: Environment, cases: list[Case], pace: Pace) -> None:
-        for threads in sorted({x.threads for x in cases}):
+        for threads in sorted({x.threads for x in cases}, reverse=True):  # the few of several threads first
             todo = [x for x in cases if x.threads == threads]
             if threads > len(os.sched_getaffinity(0)):
                 for case in todo:
@@ -84,9 +87,10 @@ class Run:
             job.write_text(json.dumps({**words, "cases": [asdict(x) for x in cases]}))
             command = [str(where.python), "-m", "bench.worker", str(job)]
             with open(log, "wb") as file:
-                done = subprocess.run(
+                worker = subprocess.Popen(
                     command, cwd=ROOT, env={**os.environ, **where.variables}, stdout=file, stderr=file
                 )
+                late = not _ended(worker, out, PATIENCE + MOST_SECONDS * pace.seconds)
             lines = [json.loads(line) for line in out.read_text().splitlines()] if out.exists() else []
             last = (log.read_text(errors="replace").strip().splitlines() or ["it said nothing"])[-1]
         settled = 0
@@ -96,10 +100,11 @@ class Run:
             if "case" in line:
                 self._take(name, line.pop("case"), line)
                 settled += 1
-        if done.returncode == 0:
+        if worker.returncode == 0:
             return len(cases)
         started = any("cpu" in line for line in lines)
-        reason = {"reason": f"its process ended with {done.returncode}: {last[:200]}"}
+        how = f"ended with {worker.returncode}: {last[:200]}"
+        reason = {"reason": "takes minutes" if late else f"its process {how}"}
         lost = cases[settled : settled + 1] if started else cases
         for case in lost:
             self._take(name, case.key, dict(reason))
@@ -122,3 +127,21 @@ class Run:
             told["ratio"] = told["ms"] / line["ours"]["ms"]
             told["disturbed"] |= line["ours"]["disturbed"]
         cell["peers"][name] = told
+
+
+def _ended(worker: subprocess.Popen[bytes], out: Path, patience: float) -> bool:
+    """Waits for its end; False: it was killed, because for that many seconds it wrote nothing."""
+    size, since = -1, time.monotonic()
+    while True:
+        try:
+            worker.wait(0.2)
+            return True
+        except subprocess.TimeoutExpired:
+            pass
+        now = out.stat().st_size if out.exists() else 0
+        if now != size:
+            size, since = now, time.monotonic()
+        elif time.monotonic() - since > patience:
+            worker.kill()
+            worker.wait()
+            return False

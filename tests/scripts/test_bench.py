@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import subprocess
 import sys
 import time
 from dataclasses import replace
@@ -16,7 +17,7 @@ ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
 
 from bench import case as cases  # noqa: E402
-from bench import environments, matrix, measure, operands, peers, report  # noqa: E402
+from bench import environments, matrix, measure, operands, peers, report, run  # noqa: E402
 from bench.case import Case  # noqa: E402
 from bench.check import Wrong, check  # noqa: E402
 from bench.operands import Operands  # noqa: E402
@@ -204,6 +205,23 @@ def test_a_case_of_an_arch_takes_its_kernels_and_its_roof_and_no_peer(monkeypatc
     Run([case, Case(**SMALL)]).measure(["torch"], Pace(0, 1, time.monotonic() + 60))
     assert ("torch", [Case(**SMALL)]) in asked and all(case not in x for name, x in asked if name == "torch")
     assert any(name == ALONE and case in x for name, x in asked)
+
+
+def test_the_limit_leaves_out_the_largest(monkeypatch):
+    asked = []
+    monkeypatch.setattr(
+        Run, "_process", lambda self, name, where, threads, todo, pace: asked.append(todo) or len(todo)
+    )
+    large, small = Case(**{**SMALL, "rows": 512}), Case(**SMALL)
+    Run([large, small]).measure(["torch"], Pace(0, 1, time.monotonic() + 60))
+    assert asked[0] == [small, large]
+
+
+def test_a_case_that_takes_minutes_costs_a_line(tmp_path):
+    out, code = tmp_path / "out", "import sys, time; open(sys.argv[1], 'w').write('x'); time.sleep({})"
+    for seconds, patience, ended in ((0, 60, True), (60, 0.5, False)):
+        worker = subprocess.Popen([sys.executable, "-c", code.format(seconds), str(out)])
+        assert run._ended(worker, out, patience) is ended and worker.returncode is not None
 
 
 def test_the_least_disturbed_slices_stand_in_for_undisturbed_ones():
