@@ -22,6 +22,10 @@ namespace fusion_attention::kernels {
 
 inline constexpr int kTogether = 4;  // query rows that share one pass over a row of K or V, at most
 
+// Vecs of sums side by side: eight registers hide the latency of FMA, and a vec is one or two of them.
+template <class Arch>
+inline constexpr int kSums = alignof(typename Arch::vec) < kLine ? 4 : 8;
+
 // Where everything of a task lies in its scratch.
 template <class Arch, class T>
 struct DecodeLayout {
@@ -133,7 +137,7 @@ class DecodeRun {
   }
   template <int Together, class From>
   void dot_half(int first, const From& keys, int half, int n) {
-    constexpr int kKeys = 8 / Together;  // keys side by side: what is loaded of Q serves all of them
+    constexpr int kKeys = kSums<Arch> / Together;  // what is loaded of Q serves all of them
     int j = 0;
     for (; j + kKeys <= n; j += kKeys) dot_keys<Together, kKeys>(first, keys, half * kLanes + j, j);
     for (; j < n; ++j) dot_keys<Together, 1>(first, keys, half * kLanes + j, j);
@@ -198,7 +202,7 @@ class DecodeRun {
   // weight of a hidden pair: such elements are left out and added for the rows that see them.
   template <bool Part, int Together, class From>
   void weigh_rows(int r, const From& values, std::int64_t first, int n) {
-    constexpr int kColumns = 8 / Together;  // vecs side by side: as many sums as FMA has latency
+    constexpr int kColumns = kSums<Arch> / Together;
     constexpr std::int64_t kStep = kColumns * kLanes;
     const std::int64_t end = shape_.value_depth;
     bool nonfinite = false;

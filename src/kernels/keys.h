@@ -124,11 +124,14 @@ class ScaleLine {
   }
   template <class S>
   FA_INLINE void fetch_as(const S* p) const {
-    if (channels_ == 0) return keep(0, Arch::set(to_float(*p)));
-    for (std::int64_t c = 0; c < channels_; c += kLanes) keep(c, load_some<Arch>(p + c, channels_ - c));
-  }
-  FA_INLINE void keep(std::int64_t c, vec x) const {
-    Arch::store(line_ + c, Arch::select(Arch::unordered(x), Arch::truncate_bf16(x), x));
+    if (channels_ == 0) {
+      const float x = to_float(*p);
+      return Arch::store(line_, Arch::set(x == x ? x : to_float(from_float<bf16>(x))));
+    }
+    for (std::int64_t c = 0; c < channels_; c += kLanes) {
+      const vec x = load_some<Arch>(p + c, channels_ - c);
+      Arch::store(line_ + c, Arch::select(Arch::unordered(x), Arch::truncate_bf16(x), x));
+    }
   }
 
   const std::byte* data_;
