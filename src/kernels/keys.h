@@ -144,6 +144,7 @@ class ScaleLine {
 // use(first, how many) for sixteen channels after another, and what is left.
 template <class Use>
 FA_INLINE void for_vecs(std::int64_t first, std::int64_t end, const Use& use) {
+#pragma GCC unroll 4
   for (; first + kLanes <= end; first += kLanes) use(first, std::int64_t{kLanes});
   if (first < end) use(first, end - first);
 }
