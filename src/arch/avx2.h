@@ -152,6 +152,9 @@ struct Avx2 {
 
   FA_INLINE static vec truncate_bf16(vec a) { return {truncate_half(a.lo), truncate_half(a.hi)}; }
   FA_INLINE static vec round_bf16(vec a) { return {upper(rounded_bf16(a.lo)), upper(rounded_bf16(a.hi))}; }
+  FA_INLINE static vec round_bf16_number(vec a) {
+    return {upper(nearest_bf16(a.lo)), upper(nearest_bf16(a.hi))};
+  }
   FA_INLINE static vec round_fp16(vec a) { return widen_f16(narrow_f16(a)); }
   FA_INLINE static vec interleave(vec lo, vec hi) {
     return {interleave_half(lo.lo, hi.lo), interleave_half(lo.hi, hi.hi)};
@@ -314,12 +317,14 @@ struct Avx2 {
   FA_INLINE static __m256 truncate_half(__m256 a) {
     return upper(_mm256_blendv_epi8(_mm256_castps_si256(a), quiet(a), is_nan(a)));
   }
-  // Nearest even in the upper 16 bits: add half an ulp less one, plus the last bit kept. NaN is made quiet.
-  FA_INLINE static __m256i rounded_bf16(__m256 a) {
+  // Nearest even in the upper 16 bits: add half an ulp less one, plus the last bit kept.
+  FA_INLINE static __m256i nearest_bf16(__m256 a) {
     const __m256i x = _mm256_castps_si256(a);
     const __m256i last = _mm256_and_si256(_mm256_srli_epi32(x, 16), _mm256_set1_epi32(1));
-    const __m256i sum = _mm256_add_epi32(x, _mm256_add_epi32(last, _mm256_set1_epi32(0x7fff)));
-    return _mm256_blendv_epi8(sum, quiet(a), is_nan(a));
+    return _mm256_add_epi32(x, _mm256_add_epi32(last, _mm256_set1_epi32(0x7fff)));
+  }
+  FA_INLINE static __m256i rounded_bf16(__m256 a) {  // NaN is made quiet
+    return _mm256_blendv_epi8(nearest_bf16(a), quiet(a), is_nan(a));
   }
   FA_INLINE static __m256 interleave_half(__m256 lo, __m256 hi) {
     const __m256i low = _mm256_srli_epi32(_mm256_castps_si256(lo), 16);

@@ -200,6 +200,14 @@ struct Avx512 {
     const __m512i upper = _mm512_set1_epi32(static_cast<int>(0xffff0000u));
     return _mm512_castsi512_ps(_mm512_and_si512(rounded_bf16(a), upper));
   }
+  // A mask of the last bit kept: an operation less than shifting it down.
+  FA_INLINE static vec round_bf16_number(vec a) {
+    const __m512i x = _mm512_castps_si512(a), one = _mm512_set1_epi32(1);
+    const __m512i upper = _mm512_set1_epi32(static_cast<int>(0xffff0000u));
+    const __m512i sum = _mm512_add_epi32(x, _mm512_set1_epi32(0x7fff));
+    const __mmask16 odd = _mm512_test_epi32_mask(x, _mm512_set1_epi32(0x10000));
+    return _mm512_castsi512_ps(_mm512_and_si512(_mm512_mask_add_epi32(sum, odd, sum, one), upper));
+  }
   FA_INLINE static vec round_fp16(vec a) { return _mm512_cvtph_ps(narrow_f16(a)); }
   FA_INLINE static vec interleave(vec lo, vec hi) {
     constexpr __mmask32 kUpper = 0xaaaaaaaau;

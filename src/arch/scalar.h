@@ -187,6 +187,12 @@ struct Scalar {
   FA_INLINE static vec round_bf16(vec a) {
     return each([&](int i) { return to_float(from_float<bf16>(a.lane[i])); });
   }
+  FA_INLINE static vec round_bf16_number(vec a) {
+    return each([&](int i) {
+      const std::uint32_t u = std::bit_cast<std::uint32_t>(a.lane[i]);
+      return std::bit_cast<float>((u + 0x7fffu + (u >> 16 & 1)) & 0xffff0000u);
+    });
+  }
   FA_INLINE static vec round_fp16(vec a) {
     return each([&](int i) { return to_float(from_float<f16>(a.lane[i])); });
   }

@@ -22,6 +22,10 @@ namespace fusion_attention::kernels {
 
 inline constexpr int kTogether = 4;  // query rows that share one pass over a row of K or V, at most
 
+// Vecs of sums side by side: eight registers hide the latency of FMA, and a vec is one or two of them.
+template <class Arch>
+inline constexpr int kSums = alignof(typename Arch::vec) < kLine ? 4 : 8;
+
 // Where everything of a task lies in its scratch.
 template <class Arch, class T>
 struct DecodeLayout {
@@ -39,7 +43,7 @@ struct DecodeLayout {
     sums = weights + 2 * kGroupBytes;
     outputs = sums + kTogether * kLanes * kLine;
     step = outputs + columns * arch::kBlockFloats * sizeof(float);
-    bytes = step + KeyRows<Arch, T>::step_bytes(greater(shape.depth, shape.value_depth));
+    bytes = step + KeyRows<Arch, T, float>::step_bytes(greater(shape.depth, shape.value_depth));
   }
 };
 
@@ -47,7 +51,7 @@ template <class Arch, class T>
 class DecodeRun {
   using vec = typename Arch::vec;
   using State = SoftmaxState<Arch>;
-  using Step = typename KeyRows<Arch, T>::Step;
+  using Step = typename KeyRows<Arch, T, float>::Step;
 
  public:
   DecodeRun(const ForwardArgs& args, const ForwardTask& task, std::byte* scratch)
@@ -67,14 +71,15 @@ class DecodeRun {
     for (std::int64_t key = reach.begin; key < reach.end; key += kBlock) {
       const int n = static_cast<int>(lesser(kBlock, reach.end - key));
       const Step keys = keys_.step(key, n, reach.end);
-      dot_rows(keys, n);
+      keys.visit([&](const auto& k) { dot_rows(k, n); });
       const bool part = soften(key, n);
       const Step values = value_in_key_ ? keys : values_.step(key, n, reach.end);
-      for (int r = 0; r < rows(); r += kTogether)
-        with_rows(r, [&](auto together) {
-          part ? weigh_rows<true, together()>(r, values, key, n)
-               : weigh_rows<false, together()>(r, values, key, n);
-        });
+      values.visit([&](const auto& v) {
+        for (int r = 0; r < rows(); r += kTogether)
+          with_rows(r, [&](auto together) {
+            part ? weigh_rows<true, together()>(r, v, key, n) : weigh_rows<false, together()>(r, v, key, n);
+          });
+      });
     }
     for (int r = 0; r < rows(); ++r)
       finish_row<Arch, T>(a_, t_, head_of(r), row_of(r), state_, r,
@@ -122,37 +127,48 @@ class DecodeRun {
   }
 
   // S of n ≤ 32 keys. The sixteen lanes of a dot product are added up for sixteen keys at once.
-  void dot_rows(const Step& keys, int n) {
+  template <class From>
+  void dot_rows(const From& keys, int n) {
     for (int half = 0; half * kLanes < n; ++half) {
       const int here = static_cast<int>(lesser(kLanes, n - half * kLanes));
       for (int r = 0; r < rows(); r += kTogether)
         with_rows(r, [&](auto together) { dot_half<together()>(r, keys, half, here); });
     }
   }
-  template <int Together>
-  void dot_half(int first, const Step& keys, int half, int n) {
-    for (int j = 0; j < n; ++j) dot_key<Together>(first, keys, half * kLanes + j, j);
+  template <int Together, class From>
+  void dot_half(int first, const From& keys, int half, int n) {
+    constexpr int kKeys = kSums<Arch> / Together;  // what is loaded of Q serves all of them
+    int j = 0;
+    for (; j + kKeys <= n; j += kKeys) dot_keys<Together, kKeys>(first, keys, half * kLanes + j, j);
+    for (; j < n; ++j) dot_keys<Together, 1>(first, keys, half * kLanes + j, j);
     for (int r = 0; r < Together; ++r) {
       vec lanes[kLanes];
-      for (int j = 0; j < kLanes; ++j) lanes[j] = Arch::load(sum_of(r, j));
+      for (int i = 0; i < kLanes; ++i) lanes[i] = Arch::load(sum_of(r, i));
       Arch::store(floats(at_.scores) + arch::c_offset(first + r, half), Arch::sums(lanes));
     }
   }
   float* sum_of(int r, int j) const { return floats(at_.sums) + (r * kLanes + j) * kLanes; }
 
-  template <int Together>
-  FA_INLINE void dot_key(int first, const Step& keys, int key, int j) {
-    const T* k = keys.rows[key];
-    const T* ahead = reinterpret_cast<const T*>(keys.ahead[key]);
-    const float* q = floats(at_.queries) + first * at_.depth;
-    vec sum[Together];
-    for (int i = 0; i < Together; ++i) sum[i] = Arch::zero();
-    for (std::int64_t d = 0; d < shape_.depth; d += kLanes) {
-      if (first == 0) __builtin_prefetch(ahead + d);
-      const vec x = load_some<Arch>(k + d, shape_.depth - d);
-      for (int i = 0; i < Together; ++i) sum[i] = Arch::fma(Arch::load(q + i * at_.depth + d), x, sum[i]);
-    }
-    for (int i = 0; i < Together; ++i) Arch::store(sum_of(i, j), sum[i]);
+  template <int Together, int Keys, class From>
+  FA_INLINE void dot_keys(int first, const From& keys, int key, int j) {
+    const std::int64_t depth = at_.depth;
+    const float* q = floats(at_.queries) + first * depth;
+    vec sum[Keys][Together];
+    for (int k = 0; k < Keys; ++k)
+      for (int i = 0; i < Together; ++i) sum[k][i] = Arch::zero();
+    for_vecs(0, shape_.depth, [&](std::int64_t d, std::int64_t n) __attribute__((always_inline)) {
+      vec x[Keys];
+      for (int k = 0; k < Keys; ++k) {
+        if (first == 0) fetch_ahead(keys, key + k, d);
+        x[k] = load_some<Arch>(keys[key + k] + d, n);
+      }
+      for (int i = 0; i < Together; ++i) {
+        const vec y = Arch::load(q + i * depth + d);
+        for (int k = 0; k < Keys; ++k) sum[k][i] = Arch::fma(y, x[k], sum[k][i]);
+      }
+    });
+    for (int k = 0; k < Keys; ++k)
+      for (int i = 0; i < Together; ++i) Arch::store(sum_of(i, j + k), sum[k][i]);
   }
 
   // P of the step; says whether some pair is hidden.
@@ -179,25 +195,28 @@ class DecodeRun {
     return part;
   }
 
-  float weight(int r, int j) const {
-    return floats(at_.weights + j / kLanes * kGroupBytes + r * kLine)[j % kLanes];
-  }
+  // P of row r, sixteen keys.
+  const float* weights(int r, int half) const { return floats(at_.weights + half * kGroupBytes + r * kLine); }
 
   // O of the rows from r on += P·V over n keys. In a part step an infinity or NaN of V must not meet the zero
   // weight of a hidden pair: such elements are left out and added for the rows that see them.
-  template <bool Part, int Together>
-  void weigh_rows(int r, const Step& values, std::int64_t first, int n) {
-    constexpr int kColumns = 8 / Together;  // vecs side by side: as many sums as FMA has latency
+  template <bool Part, int Together, class From>
+  void weigh_rows(int r, const From& values, std::int64_t first, int n) {
+    constexpr int kColumns = kSums<Arch> / Together;
+    constexpr std::int64_t kStep = kColumns * kLanes;
+    const std::int64_t end = shape_.value_depth;
     bool nonfinite = false;
     std::int64_t c = 0;
-    for (; c + kColumns * kLanes <= shape_.value_depth; c += kColumns * kLanes)
-      nonfinite |= weigh_columns<Part, Together, kColumns>(r, values, c, n);
-    for (; c < shape_.value_depth; c += kLanes)
-      nonfinite |= weigh_columns<Part, Together, 1>(r, values, c, n);
-    if (nonfinite) weigh_nonfinite(r, Together, values.rows, first, n);
+    for (; c + kStep <= end; c += kStep)
+      nonfinite |= weigh_columns<Part, Together, kColumns>(r, values, c, kLanes, n);
+    for_vecs(c, end, [&](std::int64_t column, std::int64_t channels) __attribute__((always_inline)) {
+      nonfinite |= weigh_columns<Part, Together, 1>(r, values, column, channels, n);
+    });
+    if (nonfinite) weigh_nonfinite(r, Together, values, first, n);
   }
-  template <bool Part, int Together, int Columns>
-  FA_INLINE bool weigh_columns(int r, const Step& values, std::int64_t c, int n) {
+  // `channels` of each of the columns from c on.
+  template <bool Part, int Together, int Columns, class From>
+  FA_INLINE bool weigh_columns(int r, const From& values, std::int64_t c, std::int64_t channels, int n) {
     bool nonfinite = false;
     vec sum[Columns][Together];
     const auto o = [&](int i, int column) __attribute__((always_inline)) {
@@ -205,30 +224,33 @@ class DecodeRun {
     };
     for (int column = 0; column < Columns; ++column)
       for (int i = 0; i < Together; ++i) sum[column][i] = Arch::load(o(i, column));
-    for (int j = 0; j < n; ++j) {
-      const T *v = values.rows[j] + c, *ahead = reinterpret_cast<const T*>(values.ahead[j]) + c;
-      vec p[Together];
-      for (int i = 0; i < Together; ++i) p[i] = Arch::set(weight(r + i, j));
-      for (int column = 0; column < Columns; ++column) {
-        if (r == 0) __builtin_prefetch(ahead + column * kLanes);
-        vec x = load_some<Arch>(v + column * kLanes, shape_.value_depth - c - column * kLanes);
-        if constexpr (Part) x = clear_nonfinite<Arch>(x, nonfinite);
-        for (int i = 0; i < Together; ++i) sum[column][i] = Arch::fma(p[i], x, sum[column][i]);
-      }
+    for (int begin = 0; begin < n; begin += kLanes) {
+      const float* p = weights(r, begin / kLanes);
+      const int here = static_cast<int>(lesser(kLanes, n - begin));
+      for (int j = 0; j < here; ++j)
+        for (int column = 0; column < Columns; ++column) {
+          const std::int64_t at = c + column * kLanes;
+          if (r == 0) fetch_ahead(values, begin + j, at);
+          vec x = load_some<Arch>(values[begin + j] + at, channels);
+          if constexpr (Part) x = clear_nonfinite<Arch>(x, nonfinite);
+          for (int i = 0; i < Together; ++i)
+            sum[column][i] = Arch::fma(Arch::set(p[i * kLanes + j]), x, sum[column][i]);
+        }
     }
     for (int column = 0; column < Columns; ++column)
       for (int i = 0; i < Together; ++i) Arch::store(o(i, column), sum[column][i]);
     return nonfinite;
   }
 
-  [[gnu::noinline]] void weigh_nonfinite(int first_row, int together, Rows<T> values, std::int64_t first,
+  template <class From>
+  [[gnu::noinline]] void weigh_nonfinite(int first_row, int together, const From& values, std::int64_t first,
                                          int n) {
     for (int r = first_row; r < first_row + together; ++r)
       for (int j = 0; j < n; ++j) {
         if (!state_.sees(r, first + j, shape_.overlay.key)) continue;
         for (std::int64_t c = 0; c < shape_.value_depth; ++c) {
-          const float v = to_float(values[j][c]);
-          if (v - v != 0.0f) floats(at_.outputs)[o_offset(r, c)] += weight(r, j) * v;
+          const float v = to_float(values[j][c]), p = weights(r, j / kLanes)[j % kLanes];
+          if (v - v != 0.0f) floats(at_.outputs)[o_offset(r, c)] += p * v;
         }
       }
   }
@@ -239,7 +261,7 @@ class DecodeRun {
   const DecodeLayout<Arch, T> at_;
   std::byte* const scratch_;
   State& state_;
-  const KeyRows<Arch, T> keys_, values_;
+  const KeyRows<Arch, T, float> keys_, values_;
   const bool value_in_key_;
   Raises raises_;
 };

@@ -150,9 +150,9 @@ class ForwardRun {
       const int n = static_cast<int>(lesser(kBlock, end - key));
       const bool seen = some >> (key - chunk_) / kBlock & 1;
       if (!seen && !(some & steps_of_slice(key))) continue;
-      const Rows<T> keys = seen || value_in_key_ ? keys_.step(key, n, end).rows : Rows<T>{};
+      const Rows<T> keys = seen || value_in_key_ ? keys_.step(key, n, end).rows() : Rows<T>{};
       if (seen) pack_b_transposed<Arch, Format>(keys, n, shape_.depth, packed_key(key));
-      const Rows<T> values = value_in_key_ ? keys : values_.step(key, n, end).rows;
+      const Rows<T> values = value_in_key_ ? keys : values_.step(key, n, end).rows();
       for (int column = 0; column < at_.columns; ++column)
         nonfinite_ |= pack_depth<Arch, Format, false>(
             values, n, column * kBlock, lesser(kBlock, shape_.value_depth - column * kBlock),
@@ -360,7 +360,7 @@ class ForwardRun {
     const Block& b = *pending_.block;
     const std::int64_t first = pending_.key - (pending_.index - pending_.begin) * kBlock;
     for (std::int64_t key = first; key < lesser(pending_.key + kBlock, t_.key_end); ++key) {
-      const T* value = values_.step(key, 1, key + 1).rows[0];
+      const T* value = values_.step(key, 1, key + 1).rows()[0];
       for (std::int64_t c = 0; c < shape_.value_depth; ++c) {
         const float v = to_float(value[c]);
         if (v - v == 0.0f) continue;

@@ -74,19 +74,41 @@ struct Ahead {
   FA_INLINE const std::byte* operator[](std::int64_t j) const { return data + lesser(j, last) * stride; }
 };
 
-// The scales, or offsets, of sixteen channels of a row.
-template <class Arch, class S>
-struct ScaleRows {
-  FA_INLINE ScaleRows(const Scales& s, const Run& run, std::int64_t head)
+// Rows that lie somewhere, and those that follow them.
+template <class T>
+struct AheadRows : Rows<T> {
+  Ahead ahead;
+};
+template <class T>
+FA_INLINE void fetch_ahead(const AheadRows<T>& rows, std::int64_t j, std::int64_t channel) {
+  __builtin_prefetch(reinterpret_cast<const T*>(rows.ahead[j]) + channel);
+}
+template <class T>
+FA_INLINE void fetch_ahead(const Rows<T>&, std::int64_t, std::int64_t) {}
+
+// The scales (or offsets) of the channels of one row after another, as floats in `line`: one vec of them
+// where all channels have the same. A NaN keeps its upper half only, and so do those that come of it by
+// arithmetic: what round_bf16_number asks for.
+template <class Arch>
+class ScaleLine {
+  using vec = typename Arch::vec;
+
+ public:
+  FA_INLINE ScaleLine(const Scales& s, float none, const Run& run, std::int64_t head, std::int64_t channels,
+                      float* line)
       : data_(s.data ? place(s, run) + head * s.head : nullptr),
         row_(run.prefix ? 0 : s.row),
-        each_(s.channel != 0) {}
-
-  FA_INLINE explicit operator bool() const { return data_ != nullptr; }
-  FA_INLINE typename Arch::vec at(std::int64_t row, std::int64_t channel, std::int64_t n) const {
-    const S* p = reinterpret_cast<const S*>(data_ + row * row_);
-    return each_ ? load_some<Arch>(p + channel, n) : Arch::set(to_float(*p));
+        dtype_(s.dtype),
+        channels_(s.channel ? channels : 0),
+        mask_(s.channel ? -1 : 0),
+        line_(line) {
+    data_ ? fetch(0) : Arch::store(line_, Arch::set(none));
   }
+
+  FA_INLINE void go_to(std::int64_t row) const {
+    if (row_ && data_) fetch(row);
+  }
+  FA_INLINE vec at(std::int64_t channel) const { return Arch::load(line_ + (channel & mask_)); }
 
  private:
   FA_INLINE static const std::byte* place(const Scales& s, const Run& run) {
@@ -94,21 +116,73 @@ struct ScaleRows {
     return s.data + (s.by_position ? run.position * s.row : run.page * s.page + run.row * s.row);
   }
 
+  FA_INLINE void fetch(std::int64_t row) const {
+    const std::byte* p = data_ + row * row_;
+    if (dtype_ == Dtype::float32) return fetch_as(reinterpret_cast<const float*>(p));
+    dtype_ == Dtype::float16 ? fetch_as(reinterpret_cast<const f16*>(p))
+                             : fetch_as(reinterpret_cast<const bf16*>(p));
+  }
+  template <class S>
+  FA_INLINE void fetch_as(const S* p) const {
+    if (channels_ == 0) {
+      const float x = to_float(*p);
+      return Arch::store(line_, Arch::set(x == x ? x : to_float(from_float<bf16>(x))));
+    }
+    for (std::int64_t c = 0; c < channels_; c += kLanes) {
+      const vec x = load_some<Arch>(p + c, channels_ - c);
+      Arch::store(line_ + c, Arch::select(Arch::unordered(x), Arch::truncate_bf16(x), x));
+    }
+  }
+
   const std::byte* data_;
   std::int64_t row_;
-  bool each_;
+  Dtype dtype_;
+  std::int64_t channels_, mask_;
+  float* line_;
 };
 
-// Reads the rows of one kv head, up to 32 at a time.
+// use(first, how many) for sixteen channels after another, and what is left.
+template <class Use>
+FA_INLINE void for_vecs(std::int64_t first, std::int64_t end, const Use& use) {
+#pragma GCC unroll 4
+  for (; first + kLanes <= end; first += kLanes) use(first, std::int64_t{kLanes});
+  if (first < end) use(first, end - first);
+}
+
+// To the nearest T, held as a float: of a NaN, only one whose lower half is 0.
 template <class Arch, class T>
+FA_INLINE typename Arch::vec round_number(typename Arch::vec x) {
+  if constexpr (std::is_same_v<T, bf16>) return Arch::round_bf16_number(x);
+  if constexpr (std::is_same_v<T, f16>) return Arch::round_fp16(x);
+  return x;
+}
+
+// Reads the rows of one kv head, up to 32 at a time. Rows that must be copied, or widened, become rows of
+// Copy: T, or float, which holds the same numbers and spares whoever multiplies floats the way to T and back.
+template <class Arch, class T, class Copy = T>
 class KeyRows {
  public:
   struct Step {
-    Rows<T> rows;
-    Ahead ahead;
+    const std::byte* data;
+    std::int64_t stride;
+    bool in_place;
+    Ahead ahead;  // of rows in place: copying has fetched its own
+
+    FA_INLINE Rows<T> rows() const
+      requires std::is_same_v<T, Copy>
+    {
+      return {data, stride};
+    }
+    // use(AheadRows<T>), in place, or use(Rows<Copy>).
+    template <class Use>
+    FA_INLINE void visit(const Use& use) const {
+      in_place ? use(AheadRows<T>{{data, stride}, ahead}) : use(Rows<Copy>{data, stride});
+    }
   };
 
-  static constexpr std::size_t step_bytes(std::int64_t channels) { return kBlock * row_bytes(channels); }
+  static constexpr std::size_t step_bytes(std::int64_t channels) {
+    return kBlock * row_bytes(channels) + 2 * line_bytes(channels);
+  }
 
   // `buffer`: step_bytes(channels).
   FA_INLINE KeyRows(const KeySource& source, std::int64_t head, std::int64_t channels, std::byte* buffer)
@@ -116,23 +190,28 @@ class KeyRows {
         head_(head),
         row_bytes_(row_bytes(channels)),
         in_place_(source.rope.channels == 0 && source.leading.dtype == kDtypeOf<T>),
-        buffer_(buffer) {}
+        buffer_(buffer),
+        scale_line_(reinterpret_cast<float*>(buffer + kBlock * row_bytes_)),
+        offset_line_(scale_line_ + line_bytes(channels) / std::int64_t{sizeof(float)}) {}
 
   // Keys first … first + n − 1, n ≤ 32, until the next call; no key from `end` on is looked at.
   FA_INLINE Step step(std::int64_t first, int n, std::int64_t end) const {
     if (in_place_) {
       const Run run = run_of(source_, source_.leading, head_, first);
-      if (run.rows >= n) return {{run.data, run.stride}, ahead_of(source_.leading, first + n, end)};
+      if (run.rows >= n) return {run.data, run.stride, true, ahead_of(source_.leading, first + n, end)};
     }
     copy(source_.leading, first, n, end, buffer_);
     if (source_.rope.channels > 0)
-      copy(source_.rope, first, n, end, buffer_ + source_.leading.channels * std::int64_t{sizeof(T)});
-    return {{buffer_, row_bytes_}, {buffer_, 0, 0}};
+      copy(source_.rope, first, n, end, buffer_ + source_.leading.channels * std::int64_t{sizeof(Copy)});
+    return {buffer_, row_bytes_, false, {}};
   }
 
  private:
   static constexpr std::int64_t row_bytes(std::int64_t channels) {
-    return round_up(channels * std::int64_t{sizeof(T)}, kLine);
+    return round_up(channels * std::int64_t{sizeof(Copy)}, kLine);
+  }
+  static constexpr std::int64_t line_bytes(std::int64_t channels) {
+    return round_up(channels * std::int64_t{sizeof(float)}, kLine);
   }
 
   // Rows from `next` on, as far as their run and `end` go; at least one.
@@ -170,45 +249,64 @@ class KeyRows {
     const std::int64_t bytes = part.channels * std::int64_t{sizeof(T)};
     for (std::int64_t i = 0; i < run.rows; ++i) {
       prefetch(ahead[i], bytes);
-      std::memcpy(out + i * row_bytes_, run.data + i * run.stride, static_cast<std::size_t>(bytes));
+      const std::byte* from = run.data + i * run.stride;
+      if constexpr (std::is_same_v<T, Copy>) {
+        std::memcpy(out + i * row_bytes_, from, static_cast<std::size_t>(bytes));
+      } else {
+        const T* p = reinterpret_cast<const T*>(from);
+        Copy* to = reinterpret_cast<Copy*>(out + i * row_bytes_);
+        for_vecs(0, part.channels, [&](std::int64_t c, std::int64_t n) __attribute__((always_inline)) {
+          store_some<Arch>(to + c, load_some<Arch>(p + c, n), n);
+        });
+      }
     }
   }
 
   template <class Stored>
   void widen(const KeyChannels& part, const Run& run, const Ahead& ahead, std::byte* out) const {
-    const Dtype dtype = part.scale.data ? part.scale.dtype : part.offset.dtype;
-    if (dtype == Dtype::float32) return widen_as<Stored, float>(part, run, ahead, out);
-    dtype == Dtype::float16 ? widen_as<Stored, f16>(part, run, ahead, out)
-                            : widen_as<Stored, bf16>(part, run, ahead, out);
+    part.offset.data ? widen_rows<Stored, true>(part, run, ahead, out)
+                     : widen_rows<Stored, false>(part, run, ahead, out);
   }
 
   // x = (stored + offset)·scale, in fp32, rounded to T.
-  template <class Stored, class S>
-  void widen_as(const KeyChannels& part, const Run& run, const Ahead& ahead, std::byte* out) const {
+  template <class Stored, bool Offset>
+  void widen_rows(const KeyChannels& part, const Run& run, const Ahead& ahead, std::byte* out) const {
     constexpr std::int64_t kPerElement = std::is_same_v<Stored, int4_pair> ? 2 : 1;
-    const ScaleRows<Arch, S> scale(part.scale, run, head_), offset(part.offset, run, head_);
+    const ScaleLine<Arch> scale(part.scale, 1.0f, run, head_, part.channels, scale_line_),
+        offset(part.offset, 0.0f, run, head_, part.channels, offset_line_);
     for (std::int64_t i = 0; i < run.rows; ++i) {
       prefetch(ahead[i], part.channels / kPerElement);
+      scale.go_to(i);
+      offset.go_to(i);
       const Stored* from = reinterpret_cast<const Stored*>(run.data + i * run.stride);
-      T* to = reinterpret_cast<T*>(out + i * row_bytes_);
-      const auto at = [&](std::int64_t c) __attribute__((always_inline)) {
-        const std::int64_t left = part.channels - c;
-        auto x = load_some<Arch>(from + c / kPerElement, left);
-        if (offset) x = Arch::add(x, offset.at(i, c, left));
-        return scale ? Arch::mul(x, scale.at(i, c, left)) : x;
+      const auto at = [&](std::int64_t c, std::int64_t n) __attribute__((always_inline)) {
+        auto x = load_some<Arch>(from + c / kPerElement, n);
+        if constexpr (Offset) x = Arch::add(x, offset.at(c));
+        return Arch::mul(x, scale.at(c));
       };
-      std::int64_t c = 0;
-      if constexpr (std::is_same_v<T, bf16>)  // one instruction rounds two vecs, where there is one
-        for (; c + 2 * kLanes <= part.channels; c += 2 * kLanes)
-          Arch::store_pairs(to + c, at(c), at(c + kLanes));
-      for (; c < part.channels; c += kLanes) store_some<Arch>(to + c, at(c), part.channels - c);
+      round_row(part.channels, at, reinterpret_cast<Copy*>(out + i * row_bytes_));
     }
+  }
+
+  template <class Numbers>
+  FA_INLINE static void round_row(std::int64_t channels, const Numbers& at, Copy* to) {
+    std::int64_t first = 0;
+    if constexpr (std::is_same_v<Copy, bf16>)  // one instruction rounds two vecs, where there is one
+      for (; first + 2 * kLanes <= channels; first += 2 * kLanes)
+        Arch::store_pairs(to + first, at(first, kLanes), at(first + kLanes, kLanes));
+    for_vecs(first, channels, [&](std::int64_t c, std::int64_t n) __attribute__((always_inline)) {
+      if constexpr (std::is_same_v<T, Copy>)
+        store_some<Arch>(to + c, at(c, n), n);
+      else
+        store_some<Arch>(to + c, round_number<Arch, T>(at(c, n)), n);
+    });
   }
 
   const KeySource& source_;
   const std::int64_t head_, row_bytes_;
   const bool in_place_;
   std::byte* const buffer_;
+  float *const scale_line_, *const offset_line_;
 };
 
 }  // namespace fusion_attention::kernels

@@ -56,7 +56,7 @@ struct VerbTable {
   float (*reduce_add)(const float* a);
   void (*sums)(const float* square, float* out);
   void (*transpose)(float* square);
-  Unary truncate_bf16, round_bf16, round_fp16;
+  Unary truncate_bf16, round_bf16, round_bf16_number, round_fp16;
   Binary interleave;
   void (*store_pairs)(void* p, const float* a, const float* b);
   void (*philox)(const std::uint64_t (&counter)[kLanes], std::uint64_t high, std::uint64_t seed,
@@ -165,6 +165,7 @@ constexpr VerbTable verb_table() {
       },
       [](const float* a, float* r) { Arch::store(r, Arch::truncate_bf16(Arch::load(a))); },
       [](const float* a, float* r) { Arch::store(r, Arch::round_bf16(Arch::load(a))); },
+      [](const float* a, float* r) { Arch::store(r, Arch::round_bf16_number(Arch::load(a))); },
       [](const float* a, float* r) { Arch::store(r, Arch::round_fp16(Arch::load(a))); },
       [](const float* a, const float* b, float* r) {
         Arch::store(r, Arch::interleave(Arch::load(a), Arch::load(b)));

@@ -231,6 +231,14 @@ TEST_P(Verbs, Bf16) {
     verbs().round_bf16(a, got);
     verbs_scalar.round_bf16(a, want);
     expect_same(got, want, "round_bf16");
+    Lanes number;  // or a NaN whose lower half is 0
+    for (int i = 0; i < kLanes; ++i)
+      number[i] = std::isnan(a[i])
+                      ? std::bit_cast<float>((std::bit_cast<std::uint32_t>(a[i]) & 0xffff0000u) | 0x400000u)
+                      : a[i];
+    verbs().round_bf16_number(number, got);
+    verbs_scalar.round_bf16(number, want);
+    expect_same(got, want, "round_bf16_number");
   }
   Lanes odd = {};
   odd[0] = std::bit_cast<float>(0x7f800001u);  // a NaN whose payload truncation would lose
@@ -239,6 +247,10 @@ TEST_P(Verbs, Bf16) {
   verbs().truncate_bf16(odd, got);
   EXPECT_TRUE(std::isnan(got[0]) && std::isnan(got[1]));
   verbs().round_bf16(odd, got);
+  EXPECT_TRUE(std::isnan(got[0]) && std::isnan(got[1]));
+  odd[0] = std::bit_cast<float>(0x7fff0000u);
+  odd[1] = std::bit_cast<float>(0xffff0000u);
+  verbs().round_bf16_number(odd, got);
   EXPECT_TRUE(std::isnan(got[0]) && std::isnan(got[1]));
 }
 
