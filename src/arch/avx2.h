@@ -190,20 +190,18 @@ struct Avx2 {
   };
 
   // Sixteen rows are sub-tiles of 6, 5 and 5 rows × 2 registers: 12 and 10 accumulators, which is what 16
-  // registers allow; with 8 the latency of FMA shows (measured 81 % of its peak, against 95). The hook rides
-  // in the five-row ones only, so that it is inlined once.
+  // registers allow; with 8 the latency of FMA shows (measured 81 % of its peak, against 95).
   template <class Format, bool Accumulate, int Columns, class Hook>
   FA_INLINE static void block(const Operands& o, float* c, Hook&& hook) {
     constexpr int kHalfRows = 16, kTall = 6, kLow = 5;
-    const int depth = quads(o), rows = o.rows > kTall ? o.rows : kTall + 1;
-    const int low_strips = 1 + (rows > 11) + (rows > 22) + (rows > 27);
-    Pace unhooked(1), pace(low_strips * Columns * depth);
-    NoHook none;
+    const int depth = quads(o), rows = o.rows;
+    const int strips = 1 + (rows > 6) + (rows > 11) + (rows > 16) + (rows > 22) + (rows > 27);
+    Pace pace(strips * Columns * depth);
     for (int top = 0; top < rows; top += kHalfRows)
       for (int half = 0; half < Columns; ++half) {
         const std::byte* b = o.b + half * (kGroupBytes / 2);
         sub_tile<Registers, Format, Accumulate, kTall, 2>(o.a + top * kLine, b, c + c_offset(top, half),
-                                                          depth, unhooked, none);
+                                                          depth, pace, hook);
         for (int row = top + kTall; row < top + kHalfRows && row < rows; row += kLow)
           sub_tile<Registers, Format, Accumulate, kLow, 2>(o.a + row * kLine, b, c + c_offset(row, half),
                                                            depth, pace, hook);

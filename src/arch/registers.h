@@ -28,14 +28,26 @@ class Pace {
     return row_++;
   }
 
-  // One call site, so that a long hook is inlined once.
-  template <class Hook>
+  // One call site, so that a long hook is inlined once; or apart(), where registers are few.
+  template <bool kInline = true, class Hook>
   FA_INLINE void step(Hook& hook) {
     if constexpr (!std::is_same_v<std::remove_const_t<Hook>, NoHook>)
-      for (advance(); due();) hook(take());
+      for (advance(); due();) {
+        if constexpr (kInline) {
+          hook(take());
+        } else {
+          apart(hook, take());
+        }
+      }
   }
 
  private:
+  // Inlined, the constants of a hook take registers from C in all of the loop around it.
+  template <class Hook>
+  [[gnu::noinline]] static void apart(Hook& hook, int row) {
+    hook(row);
+  }
+
   int steps_, credit_ = 0, row_ = 0;
 };
 
@@ -141,7 +153,7 @@ FA_INLINE void sub_tile(const std::byte* a, const std::byte* b, float* c, int qu
         }
       } else {
         tile.multiply(a_quad, b_quad, nothing);
-        pace.step(hook);
+        pace.step<Registers::kWeaves>(hook);
       }
     }
     a += kGroupBytes;
