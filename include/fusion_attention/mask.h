@@ -46,17 +46,6 @@ struct Band {
             std::clamp(std::max(std::min(base + hi, i + reach) + 1, prefix), std::int64_t{0}, keys)};
   }
 
-  // Rows [0, rows) that see key j: an interval too, which is what the transposed backward needs.
-  // Both ends never decrease with j while prefix = 0.
-  Interval column(std::int64_t j, std::int64_t rows) const {
-    const std::int64_t past = j - lo;   // the last base that still reaches back to j
-    const std::int64_t first = j - hi;  // the first base that reaches forward to j
-    const std::int64_t last_row = past < 0 ? -1 : past - past % block + block - 1;
-    const std::int64_t first_base = first <= 0 ? 0 : (first + block - 1) / block * block;
-    const std::int64_t first_row = j < prefix ? 0 : std::max(first_base, j - reach);
-    return {std::clamp(first_row, std::int64_t{0}, rows), std::clamp(last_row + 1, std::int64_t{0}, rows)};
-  }
-
   friend bool operator==(const Band&, const Band&) = default;
 };
 

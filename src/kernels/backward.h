@@ -8,11 +8,11 @@
 // an atomic:
 //
 //   for head, super-block of queries:   pack Qᵀ, dOᵀ, Q, dO; L and Δ; dQᵀ = 0
-//     for group of keys:                pack K, Kᵀ, V
+//     for group of keys:                who sees what of it (seen_tiles.h); if anybody: pack K, Kᵀ, V
 //       for 32 keys:
 //         for 32 queries that see any:  Sᵀ with dSᵀ of the tile before, dPᵀ with Pᵀ
-//         dV += Pᵀ·dO, dK += dSᵀ·Q      over those queries
-//       dQᵀ += Kᵀ·dSᵀ                   over the keys of the group that 32 queries met
+//         dV += Pᵀ·dO, dK += dSᵀ·Q      over those queries, run by run
+//       dQᵀ += Kᵀ·dSᵀ                   over the keys of the group that 32 queries met, run by run
 //     store dQ
 //   store dK, dV, or add them to the share of the splits (GradientShare, kernels.h)
 #pragma once
@@ -20,6 +20,7 @@
 #include "kernels/backward_layout.h"
 #include "kernels/gradient.h"
 #include "kernels/rate.h"
+#include "kernels/seen_tiles.h"
 
 namespace fusion_attention::kernels {
 
@@ -35,7 +36,15 @@ class BackwardRun {
         shape_(args.shape),
         t_(task),
         at_(args.shape, args.blocking, task.key_end - task.key_begin),
-        scratch_(scratch) {}
+        scratch_(scratch),
+        tiles_(shape_, at_.group_blocks,
+               {.visible = reinterpret_cast<Interval*>(at(at_.visible)),
+                .alive = words(at_.alive),
+                .seen = reinterpret_cast<Seen*>(at(at_.seen)),
+                .rows = words(at_.rows),
+                .shown = words(at_.shown),
+                .kept = words(at_.kept)}),
+        scored_(shape_.bias.kind != BiasKind::none || shape_.dropout.on) {}
 
   void run() {
     for (std::int64_t g = 0; g < shape_.group; ++g)
@@ -52,6 +61,7 @@ class BackwardRun {
  private:
   std::byte* at(std::size_t offset) const { return scratch_ + offset; }
   float* floats(std::size_t offset) const { return reinterpret_cast<float*>(scratch_ + offset); }
+  std::uint32_t* words(std::size_t offset) const { return reinterpret_cast<std::uint32_t*>(at(offset)); }
   float* c_block(std::size_t offset, std::int64_t index) const {
     return floats(offset) + index * arch::kBlockFloats;
   }
@@ -73,14 +83,11 @@ class BackwardRun {
   void super_block(std::int64_t head, std::int64_t begin, std::int64_t end) {
     head_ = head, row_ = begin, rows_ = end - begin;
     used_ = ceil_div(rows_, kBlock);
+    tiles_.start(head, begin, rows_);
     pack_queries();
     clear(floats(at_.dq), at_.columns * at_.query_blocks);
-    const auto sees = [&](std::int64_t i) {
-      return shape_.band.row(shape_.row0 + i, shape_.key0 + shape_.keys);
-    };
-    const std::int64_t first = greater(sees(begin).begin - shape_.key0, 0),
-                       last = sees(end - 1).end - shape_.key0;
-    for (key_ = round_down(first, kBlock); key_ < last; key_ += a_.blocking.keys) {
+    const Interval reach = tiles_.reach();
+    for (key_ = reach.begin; key_ < reach.end; key_ += a_.blocking.keys) {
       keys_ = lesser(a_.blocking.keys, shape_.keys - key_);
       key_group();
     }
@@ -132,7 +139,7 @@ class BackwardRun {
       floats(at_.log_sum)[b * kBlock + r] = log_sum;
       floats(at_.delta)[b * kBlock + r] = delta;
     }
-    alive_of(b) = alive;
+    tiles_.set_alive(b, alive);
   }
   float dot(const T* x, const T* y) const {
     vec sum = Arch::zero();
@@ -141,33 +148,29 @@ class BackwardRun {
                       load_some<Arch>(y + c, shape_.value_depth - c), sum);
     return Arch::reduce_add(sum);
   }
-  std::uint32_t& alive_of(std::int64_t b) const { return reinterpret_cast<std::uint32_t*>(at(at_.alive))[b]; }
-  // Blocks of keys of the group, from the first to the last that a block of queries met.
-  Interval& met_by(std::int64_t query) const { return reinterpret_cast<Interval*>(at(at_.met))[query]; }
-  Interval& queries_of(std::int64_t key) const { return reinterpret_cast<Interval*>(at(at_.queries))[key]; }
 
   // Keys [key_, key_ + keys_).
   void key_group() {
-    const std::int64_t blocks = ceil_div(keys_, kBlock);
-    for (std::int64_t b = 0; b < blocks; ++b) {
+    const Steps seen = tiles_.look(key_, keys_);
+    if (seen == 0) return;
+    pack_keys(seen);
+    for (Steps left = seen; left != 0; left &= left - 1) key_block(first_step(left));
+    for (std::int64_t query = 0; query < used_; ++query)
+      each_run(tiles_.keys(query), [&](Interval keys) { add_to_queries(query, keys); });
+  }
+
+  // K and V of the blocks of keys that any query sees, and Kᵀ of all.
+  void pack_keys(Steps seen) {
+    for (; seen != 0; seen &= seen - 1) {
+      const std::int64_t b = first_step(seen), key = key_ + b * kBlock;
       const int n = static_cast<int>(lesser(kBlock, keys_ - b * kBlock));
-      pack_a<Arch, Format>(rows_at(a_.key, t_.kv_head, key_ + b * kBlock), n, shape_.depth,
+      pack_a<Arch, Format>(rows_at(a_.key, t_.kv_head, key), n, shape_.depth,
                            at(at_.k + b * at_.depth_block));
-      pack_a<Arch, Format>(rows_at(a_.value, t_.kv_head, key_ + b * kBlock), n, shape_.value_depth,
+      pack_a<Arch, Format>(rows_at(a_.value, t_.kv_head, key), n, shape_.value_depth,
                            at(at_.v + b * at_.value_block));
     }
     nonfinite_keys_ = pack_columns<true>(rows_at(a_.key, t_.kv_head, key_), keys_, shape_.depth,
                                          at_.group_plane, at(at_.k_t));
-    for (std::int64_t j = 0; j < blocks * kBlock; ++j) {
-      Interval rows{};
-      if (j < keys_) rows = shape_.band.column(shape_.key0 + key_ + j, shape_.row0 + shape_.rows);
-      queries_of(j) = {rows.begin - shape_.row0, rows.end - shape_.row0};
-    }
-    if (shape_.dropout.on || shape_.overlay.data) fill_words(blocks);
-    for (std::int64_t query = 0; query < used_; ++query) met_by(query) = {blocks, 0};
-    for (std::int64_t b = 0; b < blocks; ++b) key_block(b);
-    for (std::int64_t query = 0; query < used_; ++query)
-      if (!met_by(query).empty()) add_to_queries(query, met_by(query));
   }
 
   // dQᵀ += Kᵀ·dSᵀ over some blocks of keys of the group.
@@ -182,86 +185,38 @@ class BackwardRun {
                                             arch::NoHook{});
   }
 
-  // Dropout and dense mask of the super-block and the group of keys, a word of queries per key, for the
-  // blocks of queries that see any of the keys.
-  void fill_words(std::int64_t blocks) {
-    Interval seen{used_, 0};
-    for (std::int64_t b = 0; b < blocks; ++b) {
-      const Interval here = reach(b);
-      if (!here.empty()) seen = {lesser(seen.begin, here.begin), greater(seen.end, here.end)};
-    }
-    for (std::int64_t query = seen.begin; query < seen.end; ++query) {
-      const int rows = static_cast<int>(lesser(kBlock, rows_ - query * kBlock));
-      if (shape_.dropout.on) draw(query, rows, static_cast<int>(blocks));
-      for (std::int64_t b = 0; b < blocks && shape_.overlay.data; ++b) read_mask(query, rows, b);
-    }
-  }
-  void draw(std::int64_t query, int rows, int blocks) {
-    const DropoutPlane& d = shape_.dropout;
-    const std::int64_t row = row_ + query * kBlock;
-    const std::uint64_t e = d.base + static_cast<std::uint64_t>(head_ * d.head + row * d.row + key_);
-    KeptBits<Arch>(d).fill(e, d.row, rows, blocks, words_of(at_.kept, query, 0), kBlock);
-    for (int b = 0; b < blocks; ++b) transpose_bits<Arch>(words_of(at_.kept, query, b));
-  }
-  void read_mask(std::int64_t query, int rows, std::int64_t b) {
-    const OverlayPlane& mask = shape_.overlay;
-    std::uint32_t* words = words_of(at_.hidden, query, b);
-    const std::int64_t key = key_ + b * kBlock, keys = lesser(kBlock, keys_ - b * kBlock);
-    for (int r = 0; r < kBlock; ++r)
-      words[r] =
-          r < rows ? hidden_bits<Arch>(mask_row(mask, head_, row_ + query * kBlock + r), mask.key, key, keys)
-                   : 0;
-    transpose_bits<Arch>(words);
-  }
-  std::uint32_t* words_of(std::size_t offset, std::int64_t query, std::int64_t b) const {
-    return reinterpret_cast<std::uint32_t*>(at(offset)) + (query * at_.group_blocks + b) * kBlock;
-  }
-
-  // Blocks of queries of the super-block that see any of the 32 keys of block b.
-  Interval reach(std::int64_t b) const {
-    Interval all{rows_, 0};
-    for (int r = 0; r < kBlock; ++r) {
-      const Interval& q = queries_of(b * kBlock + r);
-      const std::int64_t begin = clamp(q.begin - row_, 0, rows_), end = clamp(q.end - row_, 0, rows_);
-      if (begin >= end) continue;
-      all = {lesser(all.begin, begin), greater(all.end, end)};
-    }
-    return all.empty() ? Interval{} : Interval{all.begin / kBlock, ceil_div(all.end, kBlock)};
-  }
-
-  // 32 keys against the queries that see them.
+  // 32 keys against the queries that see any of them.
   void key_block(std::int64_t b) {
-    const Interval blocks = reach(b);
-    clear_tiles(b, {0, blocks.begin});
-    clear_tiles(b, {blocks.empty() ? 0 : blocks.end, used_});
-    if (blocks.empty()) return;
-    for (std::int64_t query = blocks.begin; query < blocks.end; ++query)
-      met_by(query) = {lesser(met_by(query).begin, b), b + 1};
+    const Steps queries = tiles_.queries(b);
     clear_gradients(gradient_block(key_) + b + 1);
-    bool pending_general = false;
-    for (std::int64_t query = blocks.begin; query < blocks.end; ++query) {
-      const Step step = step_of(b, query);
-      const bool general = is_general(b, query);
+    std::int64_t before = 0;
+    int ring = 0;
+    for (Steps left = queries; left != 0; left &= left - 1, ring ^= 1) {
+      const std::int64_t query = first_step(left);
       // Sᵀ = K·Qᵀ, with dS of the tile before; then dPᵀ = V·dOᵀ, with P of this one.
-      if (query == blocks.begin) {
-        scores(b, query, arch::NoHook{});
+      if (left == queries) {
+        scores(b, query, ring, arch::NoHook{});
       } else {
-        const Step before = step_of(b, query - 1);
-        pending_general ? scores(b, query, Gradient<true>{before})
-                        : scores(b, query, Gradient<false>{before});
-        if (step.keep_gradient) tile_of(b, query - 1).add_gradient(before.s);
+        const Step pending = step_of(b, before, ring ^ 1);
+        is_general(b, before) ? scores(b, query, ring, Gradient<true>{pending})
+                              : scores(b, query, ring, Gradient<false>{pending});
+        if (pending.keep_gradient) tile_of(b, before).add_gradient(pending.s);
       }
+      const Step step = step_of(b, query, ring);
       if (step.bias) tile_of(b, query).fill_transposed(floats(at_.bias));
-      general ? value_scores(b, query, Probability<true>{step})
-              : value_scores(b, query, Probability<false>{step});
-      pending_general = general;
+      is_general(b, query) ? value_scores(b, query, Probability<true>{step})
+                           : value_scores(b, query, Probability<false>{step});
+      before = query;
     }
-    const Step last = step_of(b, blocks.end - 1);
-    for (int r = 0; r < kBlock; ++r) pending_general ? Gradient<true>{last}(r) : Gradient<false>{last}(r);
-    if (last.keep_gradient) tile_of(b, blocks.end - 1).add_gradient(last.s);
-    accumulate(at_.p, at_.d_o, at_.dv, at_.value_columns, shape_.value_depth, b, blocks);  // dV += Pᵀ·dO
-    accumulate(at_.ds, at_.q, at_.dk, at_.columns, shape_.depth, b, blocks);               // dK += dSᵀ·Q
-    if (nonfinite_queries_ || nonfinite_keys_) add_nonfinite(b, blocks);
+    const Step last = step_of(b, before, ring ^ 1);
+    const bool general = is_general(b, before);
+    for (int r = 0; r < kBlock; ++r) general ? Gradient<true>{last}(r) : Gradient<false>{last}(r);
+    if (last.keep_gradient) tile_of(b, before).add_gradient(last.s);
+    each_run(queries, [&](Interval run) {
+      accumulate(at_.p, at_.d_o, at_.dv, at_.value_columns, shape_.value_depth, b, run);  // dV += Pᵀ·dO
+      accumulate(at_.ds, at_.q, at_.dk, at_.columns, shape_.depth, b, run);               // dK += dSᵀ·Q
+    });
+    if (nonfinite_queries_ || nonfinite_keys_) add_nonfinite(b, queries);
   }
 
   template <bool General>
@@ -269,12 +224,12 @@ class BackwardRun {
   template <bool General>
   using Gradient = GradientHook<GradientRow<Arch, Format, General>, Step>;
   template <class Hook>
-  void scores(std::int64_t b, std::int64_t query, Hook hook) {
+  void scores(std::int64_t b, std::int64_t query, int ring, Hook hook) {
     const std::size_t plane = plane_bytes<Format>(shape_.depth);
     Arch::template block<Format, false, 2>(
         arch::Operands{at(at_.k + b * at_.depth_block), at(at_.q_t + query * at_.depth_block), plane, plane,
                        units<Format>(shape_.depth)},
-        c_block(at_.s, query % 2), hook);
+        c_block(at_.s, ring), hook);
   }
   template <class Hook>
   void value_scores(std::int64_t b, std::int64_t query, Hook hook) {
@@ -285,17 +240,8 @@ class BackwardRun {
         floats(at_.dp), hook);
   }
 
-  // Some pair of the tile is hidden, some key or query of it does not exist, or there is a bias or dropout.
-  bool is_general(std::int64_t b, std::int64_t query) const {
-    if (shape_.bias.kind != BiasKind::none || shape_.dropout.on) return true;
-    if (shape_.overlay.data || alive_of(query) != ~std::uint32_t{0} || (b + 1) * kBlock > keys_) return true;
-    const std::int64_t first = row_ + query * kBlock;
-    for (int r = 0; r < kBlock; ++r) {
-      const Interval& q = queries_of(b * kBlock + r);
-      if (q.begin > first || q.end < first + kBlock) return true;
-    }
-    return false;
-  }
+  // Some pair of the tile is hidden or does not exist, or there is a bias or dropout.
+  bool is_general(std::int64_t b, std::int64_t query) const { return scored_ || tiles_.part(query, b); }
 
   BiasTile<Arch, T> tile_of(std::int64_t b, std::int64_t query) const {
     return {shape_,
@@ -306,16 +252,13 @@ class BackwardRun {
              .keys = static_cast<int>(lesser(kBlock, keys_ - b * kBlock))}};
   }
 
-  Step step_of(std::int64_t b, std::int64_t query) const {
+  Step step_of(std::int64_t b, std::int64_t query, int ring) const {
     const std::size_t group = query * kStepGroups * kGroupBytes;
-    return {.s = c_block(at_.s, query % 2),
+    return {.s = c_block(at_.s, ring),
             .dp = floats(at_.dp),
             .log_sum = floats(at_.log_sum) + query * kBlock,
             .delta = floats(at_.delta) + query * kBlock,
-            .queries = &queries_of(b * kBlock),
-            .query = row_ + query * kBlock,
-            .alive = alive_of(query),
-            .hidden = shape_.overlay.data ? words_of(at_.hidden, query, b) : nullptr,
+            .shown = tiles_.shown(query, b),
             .scale = shape_.scale * kLog2E,
             .p = at(at_.p + group),
             .ds = at(at_.ds + group),
@@ -324,19 +267,9 @@ class BackwardRun {
             .b_plane = at_.group_plane,
             .carry = floats(at_.carry),
             .bias = shape_.bias.kind != BiasKind::none ? floats(at_.bias) : nullptr,
-            .kept = shape_.dropout.on ? words_of(at_.kept, query, b) : nullptr,
+            .kept = shape_.dropout.on ? tiles_.kept(query, b) : nullptr,
             .inverse_keep = shape_.dropout.inverse_keep,
             .keep_gradient = shape_.bias.gradient != nullptr};
-  }
-
-  // dSᵀ = 0 of tiles that no pair is visible in: where they lie between keys that their queries met, the
-  // product for dQ reads them all the same.
-  void clear_tiles(std::int64_t b, Interval blocks) {
-    for (std::int64_t query = blocks.begin; query < blocks.end; ++query)
-      for (int plane = 0; plane < Format::kPlanes; ++plane)
-        std::memset(
-            at(at_.ds_b + query * at_.group_column + plane * at_.group_plane + b * kStepGroups * kGroupBytes),
-            0, kStepGroups * kGroupBytes);
   }
 
   // C[32 keys × channels] += A·B over the blocks of queries.
@@ -358,16 +291,18 @@ class BackwardRun {
   }
 
   // What packing left out of Q, dO and K (infinities, NaN), to the pairs that are visible and to no other.
-  [[gnu::noinline]] void add_nonfinite(std::int64_t b, Interval blocks) {
-    for (std::int64_t query = blocks.begin; query < blocks.end; ++query) {
-      const Step step = step_of(b, query);
+  [[gnu::noinline]] void add_nonfinite(std::int64_t b, Steps queries) {
+    for (; queries != 0; queries &= queries - 1) {
+      const std::int64_t query = first_step(queries);
+      const std::byte* p_tile = at(at_.p + query * kStepGroups * kGroupBytes);
+      const std::byte* ds_tile = at(at_.ds + query * kStepGroups * kGroupBytes);
       for (int r = 0; r < kBlock; ++r) {
         const std::int64_t key = key_ + b * kBlock + r;
-        const std::uint32_t bits = key < shape_.keys ? step.visible(r) : 0;
+        const std::uint32_t bits = tiles_.shown(query, b)[r];
         for (int lane = 0; lane < kBlock; ++lane) {
           if (!(bits >> lane & 1)) continue;
           const std::int64_t row = row_ + query * kBlock + lane, block = gradient_block(key);
-          const float p = value_of(step.p, r, lane), ds = value_of(step.ds, r, lane);
+          const float p = value_of(p_tile, r, lane), ds = value_of(ds_tile, r, lane);
           add_row(p, rows_at(a_.output_gradient, head_, row)[0], shape_.value_depth, [&](std::int64_t c) {
             return c_block(at_.dv, block * at_.value_columns) + o_offset(r, c);
           });
@@ -441,6 +376,8 @@ class BackwardRun {
   const BackwardTask& t_;
   const BackwardLayout<Arch, Format> at_;
   std::byte* const scratch_;
+  SeenTiles<Arch> tiles_;
+  const bool scored_;
   std::int64_t head_ = 0, row_ = 0, rows_ = 0,
                used_ = 0;            // the super-block: head, first query, queries, blocks of them
   std::int64_t key_ = 0, keys_ = 0;  // the group of keys
@@ -485,6 +422,7 @@ inline constexpr Backward kBackward{
         },
     .merge = merge_gradients<Arch, T>,
     .rate = block_rate<Arch, Format>,
+    .show = show_rows<Arch>,
 };
 
 }  // namespace fusion_attention::kernels

@@ -3,6 +3,7 @@
 
 #include "kernels/kernels.h"
 #include "kernels/pack.h"
+#include "kernels/visible.h"
 
 namespace fusion_attention::kernels {
 
@@ -15,8 +16,8 @@ struct BackwardLayout {
   std::size_t depth_block, value_block;   // bytes of 32 rows of D (Dv) channels, packed
   std::size_t query_plane, query_column;  // A and B whose depth is the super-block: plane, operand
   std::size_t group_plane, group_column;  // likewise for the group of keys
-  std::size_t q_t, do_t, q, d_o, k, k_t, v, p, ds, ds_b, s, dp, carry, bias, kept, hidden, log_sum, delta,
-      alive, queries, met, dq, dk, dv, bytes;
+  std::size_t q_t, do_t, q, d_o, k, k_t, v, p, ds, ds_b, s, dp, carry, bias, kept, shown, rows, log_sum,
+      delta, alive, visible, seen, dq, dk, dv, bytes;
 
   FA_INLINE BackwardLayout(const Shape& shape, const Blocking& blocking, std::int64_t keys) {
     query_blocks = ceil_div(blocking.rows, kBlock);
@@ -45,11 +46,12 @@ struct BackwardLayout {
     s = take(2 * kC), dp = take(kC), carry = take(2 * kLine);
     bias = take(kC);
     kept = take(query_blocks * group_blocks * kBlock * sizeof(std::uint32_t));
-    hidden = take(query_blocks * group_blocks * kBlock * sizeof(std::uint32_t));
+    shown = take(query_blocks * group_blocks * kBlock * sizeof(std::uint32_t));
+    rows = take(group_blocks * kBlock * sizeof(std::uint32_t));
     log_sum = take(blocking.rows * sizeof(float)), delta = take(blocking.rows * sizeof(float));
     alive = take(query_blocks * sizeof(std::uint32_t));
-    queries = take(group_blocks * kBlock * sizeof(Interval));
-    met = take(query_blocks * sizeof(Interval));
+    visible = take(blocking.rows * sizeof(Interval));
+    seen = take(query_blocks * sizeof(Seen));
     dq = take(columns * query_blocks * kC);
     dk = take(key_blocks * columns * kC), dv = take(key_blocks * value_columns * kC);
     bytes = at;

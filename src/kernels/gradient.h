@@ -17,17 +17,14 @@ template <class Arch, class Format>
 struct GradientStep {
   using vec = typename Arch::vec;
 
-  float* s;                     // C block: Sᵀ, replaced by P
-  const float* dp;              // C block: dPᵀ
-  const float* log_sum;         // L of the 32 queries, base 2
-  const float* delta;           // Δ of the 32 queries
-  const Interval* queries;      // of each key: the rows that see it, local
-  std::int64_t query;           // first query of the tile, local
-  std::uint32_t alive;          // queries that exist and saw something
-  const std::uint32_t* hidden;  // by a dense mask: a word of 32 queries per key; null: none
-  float scale;                  // · log2 e
-  std::byte* p;                 // A, this tile's first group: Pᵀ
-  std::byte* ds;                // A, likewise: dSᵀ
+  float* s;                    // C block: Sᵀ, replaced by P
+  const float* dp;             // C block: dPᵀ
+  const float* log_sum;        // L of the 32 queries, base 2
+  const float* delta;          // Δ of the 32 queries
+  const std::uint32_t* shown;  // a word of 32 queries per key: those that see it (seen_tiles.h)
+  float scale;                 // · log2 e
+  std::byte* p;                // A, this tile's first group: Pᵀ
+  std::byte* ds;               // A, likewise: dSᵀ
   std::size_t a_plane;
   std::byte* ds_b;  // B, this tile's first group: depth is the keys, columns the queries
   std::size_t b_plane;
@@ -36,11 +33,6 @@ struct GradientStep {
   const std::uint32_t* kept;  // a word of 32 queries per key (dropout.h); null: all
   float inverse_keep;
   bool keep_gradient;  // dS in fp32 replaces P, for the gradient of a bias
-
-  FA_INLINE std::uint32_t visible(int r) const {
-    const std::uint32_t bits = alive & visible_bits(queries[r].begin - query, queries[r].end - query);
-    return hidden ? bits & ~hidden[r] : bits;
-  }
 
   // What dropout leaves of sixteen lanes of row r.
   template <bool General>
@@ -88,7 +80,7 @@ struct ProbabilityRow {
   Exp2 e;
 
   FA_INLINE ProbabilityRow(const Step& step, int r) : step(step), r(r) {
-    const std::uint32_t bits = General ? step.visible(r) : ~0u;
+    const std::uint32_t bits = General ? step.shown[r] : ~0u;
 #pragma GCC unroll 2
     for (int half = 0; half < 2; ++half) {
       auto l = Arch::load(step.log_sum + half * kLanes);
@@ -143,7 +135,7 @@ struct GradientRow {
   }
   // · P; hidden pairs by choice, not by 0·x: dP or Δ may be NaN there.
   FA_INLINE void weigh() {
-    const std::uint32_t bits = General ? step.visible(r) : ~0u;
+    const std::uint32_t bits = General ? step.shown[r] : ~0u;
     for (int half = 0; half < 2; ++half) {
       d[half] = Arch::mul(Arch::load(step.s + arch::c_offset(r, half)), d[half]);
       if constexpr (General) d[half] = Step::choose(bits, half, d[half], 0.0f);

@@ -13,7 +13,8 @@
 namespace fusion_attention::kernels {
 
 inline constexpr int kMostRoundTrip = 256;  // of a forward
-inline constexpr int kMostChunk = 64 * 32;  // of its keys: what is seen of a step is a bit (visible.h)
+// Of its keys, and of the queries and keys of a backward: what is seen of 32 of them is a bit (visible.h).
+inline constexpr int kMostChunk = 64 * 32;
 
 // The numbers of the machine table (plan/machine.h) that a kernel is run with.
 struct Blocking {
@@ -74,7 +75,7 @@ struct StatisticsPlane {
 struct OverlayPlane {
   const std::uint8_t* data = nullptr;  // null: none
   std::int64_t head = 0, row = 0, key = 0;
-  // What band and mask show to every head alike, as Forward::show says, block of 32 rows behind block; null:
+  // What band and mask show to every head alike, as Show says, block of 32 rows behind block; null:
   // not made.
   const std::uint32_t* words = nullptr;
 };
@@ -200,6 +201,10 @@ struct BackwardMergeTask {
   int count = 0;
 };
 
+// What the 32 rows from `row` on see of the keys of a sequence with a dense mask that has no heads: bit j of
+// words[32·i + r] is key 32·i + j of row `row` + r.
+using Show = void (*)(const Shape&, std::int64_t row, std::uint32_t* words);
+
 // A kernel row: one algorithm instantiated for one arch and one dtype. Scratch is 64-byte aligned, of
 // the size the row asks for, private to the running task and not cleared. Nothing here throws.
 //
@@ -210,15 +215,14 @@ struct Forward {
   void (*run)(const ForwardArgs&, const ForwardTask&, std::byte* scratch);
   void (*merge)(const ForwardArgs&, const MergeTask&);
   double (*rate)();
-  // What the 32 rows from `row` on see of the keys of a sequence with a dense mask that has no heads: bit j
-  // of words[32·i + r] is key 32·i + j of row `row` + r. Null: this kernel has no use for it.
-  void (*show)(const Shape&, std::int64_t row, std::uint32_t* words) = nullptr;
+  Show show = nullptr;  // null: this kernel has no use for it
 };
 struct Backward {
   std::size_t (*scratch_bytes)(const Shape&, const Blocking&);
   void (*run)(const BackwardArgs&, const BackwardTask&, std::byte* scratch);
   void (*merge)(const BackwardArgs&, const BackwardMergeTask&);
   double (*rate)();
+  Show show;
 };
 
 // Query rows of a task, heads of a group together, that a decode kernel has room for; the machine table says

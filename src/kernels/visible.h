@@ -61,7 +61,8 @@ struct AllShown {
   }
 };
 
-// Steps of a chunk of at most 64 (2048 keys), as bits: bit i = keys chunk + 32·i … + 31.
+// Steps of a chunk of at most 64 (2048 keys), as bits: bit i = keys chunk + 32·i … + 31. Of the backward also
+// the blocks of 32 queries of a super-block.
 using Steps = std::uint64_t;
 
 FA_INLINE Steps steps_below(std::int64_t n) {
@@ -72,6 +73,18 @@ FA_INLINE int first_step(Steps steps) {
 }
 FA_INLINE int last_step(Steps steps) {
   return 63 - __builtin_clzll(steps);
+}
+
+// visit(run) of every run of neighbours.
+template <class Visit>
+FA_INLINE void each_run(Steps steps, const Visit& visit) {
+  while (steps != 0) {
+    const int begin = first_step(steps);
+    const Steps past = ~(steps >> begin);
+    const int end = past == 0 ? 64 : begin + first_step(past);
+    visit(Interval{begin, end});
+    steps &= ~steps_below(end);
+  }
 }
 
 // What a block of rows sees of a chunk.

@@ -10,6 +10,11 @@ namespace {
 // Words of all sequences at most, 16 MiB: beyond that the memory costs more than reading the mask per head.
 constexpr std::size_t kMostWords = std::size_t{1} << 22;
 
+kernels::Show show_of(const Plan::State& state) {
+  const kernels::Row& row = *state.row;
+  return row.backward ? row.backward->show : row.forward ? row.forward->show : nullptr;
+}
+
 bool alike(const Problem& problem, const Sequence& a, const Sequence& b) {
   return (a.batch == b.batch || problem.overlay.stride[0] == 0) && a.rows == b.rows && a.keys == b.keys &&
          a.row0 == b.row0 && a.key0 == b.key0 && a.band == b.band;
@@ -21,9 +26,9 @@ void MaskWords::take(const Problem& problem, const Plan::State& state) {
   parts_.clear();
   blocks_ = 0;
   const Overlay& mask = problem.overlay;
-  if (!mask || mask.stride[1] != 0 || problem.key.heads() < 2 || !state.row->forward ||
-      !state.row->forward->show)
-    return;
+  // A forward reads it once for the heads of a group.
+  const std::int64_t readers = state.row->backward ? problem.query.heads() : problem.key.heads();
+  if (!mask || mask.stride[1] != 0 || readers < 2 || !show_of(state)) return;
   std::size_t words = 0;
   for (const Sequence& s : problem.sequences) {
     Part part{.first = words, .blocks = blocks_};
@@ -50,8 +55,7 @@ void MaskWords::make(const Problem& problem, const Plan::State& state, std::int6
                                      [](std::int64_t b, const Part& p) { return b < p.blocks; });
   const Sequence& s = problem.sequences[static_cast<std::size_t>(part - parts_.begin())];
   const std::int64_t row = (block - (part->blocks - ceil_div(s.rows, 32))) * 32;
-  state.row->forward->show(shape_of(problem, s), row,
-                           words_.data() + part->first + row / 32 * round_up(s.keys, 32));
+  show_of(state)(shape_of(problem, s), row, words_.data() + part->first + row / 32 * round_up(s.keys, 32));
 }
 
 }  // namespace fusion_attention::plan

@@ -1,4 +1,4 @@
-// A dense mask that is the same for all heads, read once per run of a forward instead of once per head: as
+// A dense mask that is the same for all heads, read once per run instead of once per head: as
 // bits, an eighth of its bytes, with the band in them. Bit j of a word: the row sees key j of its step.
 #pragma once
 

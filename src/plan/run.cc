@@ -174,11 +174,15 @@ class Execution {
     return problem_.sequences[static_cast<std::size_t>(index)];
   }
 
+  kernels::Shape shape(std::int64_t index) const {
+    kernels::Shape shape = plan::shape_of(problem_, sequence(index));
+    shape.overlay.words = mask_words_.of(static_cast<std::size_t>(index));
+    return shape;
+  }
+
   kernels::ForwardArgs forward_args(std::int64_t index) const {
     const Sequence& s = sequence(index);
-    kernels::Shape shape = plan::shape_of(problem_, s);
-    shape.overlay.words = mask_words_.of(static_cast<std::size_t>(index));
-    return {.shape = shape,
+    return {.shape = shape(index),
             .query = plan::operand(problem_.query, s, s.row),
             .output = plan::operand(problem_.output, s, s.row),
             .key = plan::key_source(problem_, s, pages_.of(static_cast<std::size_t>(index))),
@@ -191,7 +195,7 @@ class Execution {
 
   kernels::BackwardArgs backward_args(std::int64_t index) const {
     const Sequence& s = sequence(index);
-    return {.shape = plan::shape_of(problem_, s),
+    return {.shape = shape(index),
             .query = plan::operand(problem_.query, s, s.row),
             .key = plan::operand(problem_.key, s, s.key),
             .value = plan::operand(problem_.value, s, s.key),

@@ -175,12 +175,16 @@ TEST_F(Bits, OfMasksWithGapsAreTheSameOnAnyThreads) {
         std::vector<std::uint8_t> hidden(rows * kKeys);
         for (std::int64_t i = 0; i < rows; ++i)
           for (std::int64_t j = 0; j < kKeys; ++j) hidden[i * kKeys + j] = (i / 4 + j / 32) % 5 > 1;
-        Problem p = dense_problem(Pass::forward, dtype, 1, 6, 2, rows, kKeys, 8, 8, 0.3, {});
-        p.overlay.stride = {0, 0, kKeys, 1};
-        Case made(p, 3, Fill::normal, Layout::contiguous);
-        made.problem.overlay.data = hidden.data();
-        expect_same_on_any_threads(made, made.problem, kernel);
-        if (HasFatalFailure()) return;
+        for (const Pass pass : {Pass::forward, Pass::backward}) {
+          if (pass == Pass::backward && is_slow(kernel)) continue;
+          Problem p = dense_problem(pass, dtype, 1, 6, 2, rows, kKeys, 8, 8, 0.3, {});
+          p.overlay.stride = {0, 0, kKeys, 1};
+          Case made(p, 3, Fill::normal, Layout::contiguous);
+          made.problem.overlay.data = hidden.data();
+          forward_first(made);
+          expect_same_on_any_threads(made, made.problem, kernel);
+          if (HasFatalFailure()) return;
+        }
       }
 }
 
@@ -188,28 +192,30 @@ TEST_F(Bits, OfMasksWithGapsAreTheSameOnAnyThreads) {
 // where every head has a copy of its own.
 TEST_F(Bits, OfAMaskWithoutHeadsAreThoseOfOneThatRepeatsIt) {
   constexpr std::int64_t kBatches = 2, kHeads = 2;
-  for (const std::string& kernel : kernels())
-    for (const std::int64_t rows : {75, 545})  // 545: too many to be split over keys
-      for (const bool shared : {false, true}) {
-        if (rows == 545 && is_slow(kernel)) continue;
-        setenv("FUSION_ATTENTION_KERNEL", kernel.c_str(), 1);
-        const std::int64_t keys = rows == 75 ? 700 : 2100, plane = rows * keys;
-        std::vector<std::uint8_t> hidden(static_cast<std::size_t>(kBatches * kHeads * plane));
-        for (std::size_t at = 0; at < hidden.size(); ++at) {
-          const auto e = static_cast<std::int64_t>(at);
-          const std::int64_t batch = e / plane / kHeads, i = e % plane / keys, j = e % keys;
-          hidden[at] = (i / 4 + j / 32 + (shared ? 0 : batch)) % 5 > 1 || (i * 7 + j) % 31 == 0;
+  for (const Pass pass : {Pass::forward, Pass::backward})
+    for (const std::string& kernel : kernels())
+      for (const std::int64_t rows : {75, 545})  // 545: too many to be split over keys
+        for (const bool shared : {false, true}) {
+          if (rows == 545 && is_slow(kernel)) continue;
+          setenv("FUSION_ATTENTION_KERNEL", kernel.c_str(), 1);
+          const std::int64_t keys = rows == 75 ? 700 : 2100, plane = rows * keys;
+          std::vector<std::uint8_t> hidden(static_cast<std::size_t>(kBatches * kHeads * plane));
+          for (std::size_t at = 0; at < hidden.size(); ++at) {
+            const auto e = static_cast<std::int64_t>(at);
+            const std::int64_t batch = e / plane / kHeads, i = e % plane / keys, j = e % keys;
+            hidden[at] = (i / 4 + j / 32 + (shared ? 0 : batch)) % 5 > 1 || (i * 7 + j) % 31 == 0;
+          }
+          Problem p = dense_problem(pass, Dtype::float32, kBatches, kHeads, kHeads, rows, keys, 8, 8, 0.3,
+                                    {.hi = keys - rows - 3});
+          p.overlay.stride = {kHeads * plane, plane, keys, 1};
+          Case made(p, 3, Fill::normal, Layout::contiguous);
+          made.problem.overlay.data = hidden.data();
+          forward_first(made);
+          const auto wanted = bits_with(made, made.problem, 2);
+          made.problem.overlay.stride[1] = 0;
+          if (shared) made.problem.overlay.stride[0] = 0;
+          EXPECT_EQ(bits_with(made, made.problem, 2), wanted) << kernel << " " << rows << " " << shared;
         }
-        Problem p = dense_problem(Pass::forward, Dtype::float32, kBatches, kHeads, kHeads, rows, keys, 8, 8,
-                                  0.3, {.hi = keys - rows - 3});
-        p.overlay.stride = {kHeads * plane, plane, keys, 1};
-        Case made(p, 3, Fill::normal, Layout::contiguous);
-        made.problem.overlay.data = hidden.data();
-        const auto wanted = bits_with(made, made.problem, 2);
-        made.problem.overlay.stride[1] = 0;
-        if (shared) made.problem.overlay.stride[0] = 0;
-        EXPECT_EQ(bits_with(made, made.problem, 2), wanted) << kernel << " " << rows << " " << shared;
-      }
 }
 
 // The same memory, seen as a smaller problem: heads [head, head + heads) of batch entry `batch`.

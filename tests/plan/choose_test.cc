@@ -132,6 +132,8 @@ TEST_F(Choose, EveryBlockingIsLegalAtEveryDepth) {
         EXPECT_TRUE(row.algorithm != Algorithm::forward || b.round_trip <= kernels::kMostRoundTrip)
             << row.name;
         EXPECT_TRUE(row.algorithm != Algorithm::forward || b.keys <= kernels::kMostChunk) << row.name;
+        EXPECT_TRUE(row.algorithm != Algorithm::backward || std::max(b.rows, b.keys) <= kernels::kMostChunk)
+            << row.name;
       }
 }
 

@@ -229,19 +229,40 @@ class Case {
     if (p.pass == Pass::backward) spread_by(p.output_gradient, even(1));
   }
 
-  // A described mask (strides, no memory) gets random bytes: all kept, some hidden, most hidden, by draw.
+  // A described mask (strides, no memory) gets bytes: noise that hides nothing, some or most; tiles of 32 ×
+  // 32 that are hidden, kept or noise; or documents, which see themselves and some of which see nothing.
   void make_overlay() {
     Overlay& o = problem.overlay;
     if (!o) return;
-    const std::int64_t sizes[] = {problem.query.batches(), problem.query.heads(), problem.query.rows(),
-                                  problem.key.rows()};
+    std::int64_t sizes[] = {problem.query.batches(), problem.query.heads(), problem.query.rows(),
+                            problem.key.rows()};
     std::int64_t bytes = 1;
-    for (std::size_t axis = 0; axis < 4; ++axis)
+    for (std::size_t axis = 0; axis < 4; ++axis) {
       bytes += std::max<std::int64_t>(sizes[axis] - 1, 0) * o.stride[axis];
+      if (o.stride[axis] == 0) sizes[axis] = std::min<std::int64_t>(sizes[axis], 1);
+    }
     auto* data = reinterpret_cast<std::uint8_t*>(region(bytes));
     const unsigned hidden = std::array<unsigned, 4>{0, 10, 50, 95}[random_() % 4];
-    for (std::int64_t i = 0; i < bytes; ++i)
-      data[i] = random_() % 100 < hidden ? static_cast<std::uint8_t>(1 + random_() % 255) : 0;
+    const std::uint64_t form = random_() % 4, salt = random_();
+    const auto documents = static_cast<std::int64_t>(2 + random_() % 4);
+    // 0, 1 or 2 for every thing of a number, at random but the same for the same.
+    const auto toss = [&](std::int64_t number) {
+      return (salt ^ static_cast<std::uint64_t>(number + 1) * 0x9E3779B97F4A7C15u) % 1021 % 3;
+    };
+    const auto hides = [&](std::int64_t plane, std::int64_t i, std::int64_t j) {
+      const std::int64_t document = i * documents / sizes[2];
+      if (form == 0) return document != j * documents / sizes[3] || toss(plane * documents + document) == 0;
+      const std::uint64_t tile = form == 1 ? toss((plane * 64 + i / 32) * 64 + j / 32) : 2;
+      return tile < 2 ? tile == 0 : random_() % 100 < hidden;
+    };
+    std::memset(data, 0, static_cast<std::size_t>(bytes));
+    for (std::int64_t b = 0; b < sizes[0]; ++b)
+      for (std::int64_t n = 0; n < sizes[1]; ++n)
+        for (std::int64_t i = 0; i < sizes[2]; ++i)
+          for (std::int64_t j = 0; j < sizes[3]; ++j)
+            if (hides(b * sizes[1] + n, i, j))
+              data[b * o.stride[0] + n * o.stride[1] + i * o.stride[2] + j * o.stride[3]] =
+                  static_cast<std::uint8_t>(1 + random_() % 255);
     o.data = data;
   }
 
