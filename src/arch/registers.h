@@ -52,8 +52,8 @@ class Pace {
 };
 
 // A sub-tile of C in registers. Registers says what a register is: reg, kFloats, kWeaves (whether there are
-// enough to spare for the pieces of a hook), load(const float*), store(float*, reg), zero(),
-// add(reg, reg), broadcast(const std::byte*) of one unit, and multiply<Format>(c, a, b) = c + a·b.
+// enough to spare for a hook inside the loop, inlined and in pieces), load(const float*), store(float*, reg),
+// zero(), add(reg, reg), broadcast(const std::byte*) of one unit, and multiply<Format>(c, a, b) = c + a·b.
 template <class Registers, class Format, int Rows, int Span>
 struct SubTile {
   static_assert(Format::kPlanes == 1, "several planes are for tile units");

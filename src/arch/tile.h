@@ -124,8 +124,9 @@ concept InPieces = requires(Hook& hook) { hook.start(0).piece(0); };
 //   sums(const vec (&)[16]) -> vec              lane i: the sum of the lanes of vec i
 //   transpose(vec (&)[16])                      16 × 16 of 32-bit units, bit exact
 //   truncate_bf16(vec) round_bf16(vec)          to a bf16 value, still held as float; truncation keeps NaN
-//   round_bf16_number(vec)                      the same of numbers, infinities and NaN whose lower half is 0
-//   round_fp16(vec)                             to the nearest half, ties to even, still held as float; past
+//   round_bf16_number(vec)                      round_bf16 of numbers, infinities and NaN whose lower half is
+//   0 round_fp16(vec)                             to the nearest half, ties to even, still held as float;
+//   past
 //                                               65504 to infinity, denormal halves kept under FloatMode
 //   interleave(lo, hi)                          units {bf16(lo), bf16(hi)} by truncation: B of two rows
 //   store_pairs(void*, a, b)                    32 consecutive bf16, rounded to nearest even: A

@@ -8,7 +8,8 @@
 // an atomic:
 //
 //   for head, super-block of queries:   pack Qᵀ, dOᵀ, Q, dO; L and Δ; dQᵀ = 0
-//     for group of keys:                who sees what of it (seen_tiles.h); if anybody: pack K, Kᵀ, V
+//     for group of keys:                who sees what of it (seen_tiles.h); if anybody does: pack K and V of
+//                                       the blocks that are seen, and Kᵀ
 //       for 32 keys:
 //         for 32 queries that see any:  Sᵀ with dSᵀ of the tile before, dPᵀ with Pᵀ
 //         dV += Pᵀ·dO, dK += dSᵀ·Q      over those queries, run by run

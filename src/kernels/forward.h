@@ -327,8 +327,7 @@ class ForwardRun {
   void weigh_values() {
     Block& b = *pending_.block;
     const std::size_t skip = pending_.begin * kStepGroups * kGroupBytes;
-    const std::int64_t first = pending_.key - (pending_.index - pending_.begin) * kBlock;
-    const std::int64_t end = lesser(pending_.key + kBlock, b.state.visible[b.rows - 1].end);
+    const Interval keys = pending_keys();
     if (raises().rows)
       settle<Arch, Format>(raises(), b.state.m, scratch_ + at_.weights, at_.p_plane, pending_.begin, b.output,
                            b.fresh ? 0 : at_.columns);
@@ -337,7 +336,7 @@ class ForwardRun {
                               packed_value(pending_.slice, column) + skip,
                               at_.p_plane,
                               at_.p_plane,
-                              units<Format>(end - first),
+                              units<Format>(keys.size()),
                               multiplied(b)};
       float* o = b.output + column * arch::kBlockFloats;
       const bool whole = shape_.value_depth - column * kBlock > kLanes;
@@ -355,23 +354,33 @@ class ForwardRun {
 
   Raises& raises() const { return *reinterpret_cast<Raises*>(scratch_ + at_.raises); }
 
+  // From the first step of the pending slice to the last key that a row of the block sees: keys behind it
+  // may have no page.
+  Interval pending_keys() const {
+    const Block& b = *pending_.block;
+    return {pending_.key - (pending_.index - pending_.begin) * kBlock,
+            lesser(pending_.key + kBlock, b.state.visible[b.rows - 1].end)};
+  }
+
   // The infinities and NaN that packing left out of V, to the rows that see them and to no other.
   [[gnu::noinline]] void weigh_nonfinite() {
     const Block& b = *pending_.block;
-    const std::int64_t first = pending_.key - (pending_.index - pending_.begin) * kBlock;
-    for (std::int64_t key = first; key < lesser(pending_.key + kBlock, t_.key_end); ++key) {
+    const Interval keys = pending_keys();
+    for (std::int64_t key = keys.begin; key < keys.end; ++key) {
       const T* value = values_.step(key, 1, key + 1).rows()[0];
       for (std::int64_t c = 0; c < shape_.value_depth; ++c) {
         const float v = to_float(value[c]);
         if (v - v == 0.0f) continue;
         for (int r = 0; r < b.rows; ++r) {
-          if (b.state.sees(r, key, shape_.overlay.key)) b.output[o_offset(r, c)] += weight(r, key, first) * v;
+          if (b.state.sees(r, key, shape_.overlay.key))
+            b.output[o_offset(r, c)] += weight(r, key - keys.begin) * v;
         }
       }
     }
   }
-  float weight(int r, std::int64_t key, std::int64_t first) const {
-    const std::int64_t element = key - first + pending_.begin * kBlock;
+  // Of key `place` of the pending slice.
+  float weight(int r, std::int64_t place) const {
+    const std::int64_t element = place + pending_.begin * kBlock;
     const std::byte* line =
         scratch_ + at_.weights + element / kGroupElements<Format> * kGroupBytes + r * kLine;
     return a_element<Format>(line, at_.p_plane, element % kGroupElements<Format>);

@@ -52,10 +52,10 @@ struct GradientStep {
     } else if (r % 2 == 0) {
       Arch::store(carry + half * kLanes, d);
     } else {
+      constexpr bool kRound = Format::kPlanes == 1;
       vec even = Arch::load(carry + half * kLanes);
       for (int i = 0; i < Format::kPlanes; ++i)
-        Arch::store(reinterpret_cast<float*>(to + i * b_plane + r / 2 * kLine),
-                    pair < Format::kPlanes == 1 > (even, d));
+        Arch::store(reinterpret_cast<float*>(to + i * b_plane + r / 2 * kLine), pair<kRound>(even, d));
     }
   }
 

@@ -202,7 +202,8 @@ struct BackwardMergeTask {
 };
 
 // What the 32 rows from `row` on see of the keys of a sequence with a dense mask that has no heads: bit j of
-// words[32·i + r] is key 32·i + j of row `row` + r.
+// words[32·i + r] is key 32·i + j of row `row` + r. Words of steps that the band hides from all of them are
+// not written.
 using Show = void (*)(const Shape&, std::int64_t row, std::uint32_t* words);
 
 // A kernel row: one algorithm instantiated for one arch and one dtype. Scratch is 64-byte aligned, of

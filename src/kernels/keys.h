@@ -1,4 +1,5 @@
-// Rows of keys (or values) out of a cache: where they lie, if they lie as plain rows do, else copied.
+// Rows of keys (or values) out of a cache: where they lie, if they lie as plain rows of the query's dtype do,
+// else copied, and widened if they are stored as integers.
 #pragma once
 
 #include <cstring>
@@ -137,7 +138,7 @@ class ScaleLine {
   const std::byte* data_;
   std::int64_t row_;
   Dtype dtype_;
-  std::int64_t channels_, mask_;
+  std::int64_t channels_, mask_;  // 0 and 0 where one vec serves all channels
   float* line_;
 };
 
@@ -149,7 +150,7 @@ FA_INLINE void for_vecs(std::int64_t first, std::int64_t end, const Use& use) {
   if (first < end) use(first, end - first);
 }
 
-// To the nearest T, held as a float: of a NaN, only one whose lower half is 0.
+// Rounded to T, held as a float. NaN: only one whose lower half is 0.
 template <class Arch, class T>
 FA_INLINE typename Arch::vec round_number(typename Arch::vec x) {
   if constexpr (std::is_same_v<T, bf16>) return Arch::round_bf16_number(x);

@@ -17,7 +17,7 @@ class SeenTiles {
     Interval* visible;     // of each query: the keys it sees by the band
     std::uint32_t* alive;  // of each block of queries: those that exist and saw something
     Seen* seen;            // of each block of queries: blocks of keys of the group
-    std::uint32_t* rows;   // [block of keys][query], of one block of queries
+    std::uint32_t* rows;   // [block of keys][query], of one block of queries: not turned yet
     std::uint32_t* shown;  // [block of queries][block of keys][key], of tiles that are seen in part
     std::uint32_t* kept;   // likewise, of tiles that are seen
   };
@@ -25,8 +25,8 @@ class SeenTiles {
   FA_INLINE SeenTiles(const Shape& shape, std::int64_t group_blocks, const Memory& memory)
       : shape_(shape), group_blocks_(group_blocks), m_(memory) {}
 
-  // Queries [row, row + rows) of a head, row a multiple of 32. Which of a block are alive is said before
-  // look().
+  // Queries [row, row + rows) of a head, row a multiple of 32. set_alive() of every block comes between this
+  // and look().
   void start(std::int64_t head, std::int64_t row, std::int64_t rows) {
     head_ = head, row_ = row, rows_ = rows;
     const ForwardTask whole{.row_end = shape_.rows, .key_end = shape_.keys};

@@ -131,8 +131,9 @@ struct MaskedRows {
 };
 
 // The words [step][row] of a chunk, of the steps that the band shows to some row. Rows behind the last one
-// are as it is. A row of the mask is read over the whole chunk, as it lies in memory, while a row of the next
-// block is fetched: rows are short pieces, at which the machine's own prefetching begins anew.
+// are as it is, so that seen_in_words() does not depend on them. A row of the mask is read over the whole
+// chunk, as it lies in memory, while a row of the next block is fetched: rows are short pieces, at which the
+// machine's own prefetching begins anew.
 template <class Arch>
 void show(const MaskedRows m, const Seen band, std::int64_t chunk, std::uint32_t* words) {
   if (!band.some) return;
@@ -162,7 +163,7 @@ void show(const MaskedRows m, const Seen band, std::int64_t chunk, std::uint32_t
 }
 
 // The same of all keys of a sequence, for 32 rows of it from `row` on and any head: what a mask without heads
-// shows to every head alike.
+// shows to every head alike. Words of steps that the band hides from all 32 rows are not written.
 template <class Arch>
 void show_rows(const Shape& shape, std::int64_t row, std::uint32_t* words) {
   const ForwardTask whole{.row_end = shape.rows, .key_end = shape.keys};

@@ -15,6 +15,12 @@ kernels::Show show_of(const Plan::State& state) {
   return row.backward ? row.backward->show : row.forward ? row.forward->show : nullptr;
 }
 
+// Whether its kernel reads words: a forward puts several heads of few rows into one block, and a decode reads
+// the mask as it lies.
+bool reads_words(const Problem& problem, const Plan::State& state, const Sequence& s) {
+  return state.row->backward || (s.rows >= 32 && !state.decodes(problem, s));
+}
+
 bool alike(const Problem& problem, const Sequence& a, const Sequence& b) {
   return (a.batch == b.batch || problem.overlay.stride[0] == 0) && a.rows == b.rows && a.keys == b.keys &&
          a.row0 == b.row0 && a.key0 == b.key0 && a.band == b.band;
@@ -26,7 +32,7 @@ void MaskWords::take(const Problem& problem, const Plan::State& state) {
   parts_.clear();
   blocks_ = 0;
   const Overlay& mask = problem.overlay;
-  // A forward reads it once for the heads of a group.
+  // Who would read the mask: every query head in a backward, the kv heads in a forward.
   const std::int64_t readers = state.row->backward ? problem.query.heads() : problem.key.heads();
   if (!mask || mask.stride[1] != 0 || readers < 2 || !show_of(state)) return;
   std::size_t words = 0;
@@ -35,7 +41,7 @@ void MaskWords::take(const Problem& problem, const Plan::State& state) {
     const Sequence* before = parts_.empty() ? nullptr : &s - 1;
     if (before && parts_.back().made && alike(problem, *before, s)) {
       part = parts_.back();
-    } else if (!state.decodes(problem, s)) {
+    } else if (reads_words(problem, state, s)) {
       part.made = true;
       words += static_cast<std::size_t>(round_up(s.rows, 32) * round_up(s.keys, 32) / 32);
       part.blocks = blocks_ += ceil_div(s.rows, 32);

@@ -143,7 +143,7 @@ std::string describe(const Problem& problem, const Plan::State& state) {
   out << "\n  blocking   " << b.rows << " rows, chunks of " << b.keys << " keys, O every " << b.round_trip
       << " keys\n  tiles      " << tiles.none << " none, " << tiles.part << " part, " << tiles.full
       << " full (32 × 32, per head, by the band"
-      << (problem.overlay ? "; the dense mask makes every visible tile part" : "") << ")\n  schedule   "
+      << (problem.overlay ? "; the dense mask lowers them to part or none" : "") << ")\n  schedule   "
       << tasks.tasks.size() << " tasks, " << tasks.merges.size() << " merges, " << memory.workers << " of "
       << thread_count() << " threads\n  workspace  " << memory.bytes << " bytes\n  passed over\n";
   const kernels::Algorithm algorithm = algorithm_of(problem, state.decode_blocking.rows);

@@ -37,10 +37,9 @@ TileCounts count_tiles(const Problem& problem) {
   for (const Sequence& s : problem.sequences)
     for (std::int64_t row = 0; row < s.rows; row += 32) {
       const TileCounts counts = tiles_of_rows(s, row);
-      const std::int64_t full = problem.overlay ? 0 : counts.full;
       total.none += counts.none;
-      total.part += counts.part + counts.full - full;
-      total.full += full;
+      total.part += counts.part;
+      total.full += counts.full;
     }
   return total;
 }

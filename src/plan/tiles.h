@@ -7,7 +7,7 @@
 
 namespace fusion_attention::plan {
 
-// Tiles of one head by how much of them the mask shows.
+// Tiles of one head by how much of them is shown.
 struct TileCounts {
   std::int64_t none = 0, part = 0, full = 0;
 };
@@ -19,7 +19,7 @@ TileCounts tiles_of_rows(const Sequence& sequence, std::int64_t row);
 // The tiles that any of the rows [begin, end) sees part of; begin is a multiple of 32.
 std::int64_t visible_tiles(const Sequence& sequence, std::int64_t begin, std::int64_t end);
 
-// Over all sequences; a dense mask makes every visible tile part.
+// Over all sequences, by their bands alone.
 TileCounts count_tiles(const Problem& problem);
 
 }  // namespace fusion_attention::plan

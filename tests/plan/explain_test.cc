@@ -25,7 +25,7 @@ Counts counted(const Problem& p) {
           for (std::int64_t j = key; j < std::min(key + 32, s.keys); ++j, ++all)
             seen += s.key0 + j >= keys.begin && s.key0 + j < keys.end;
         }
-        (seen == 0 ? counts.none : seen == all && !p.overlay ? counts.full : counts.part) += 1;
+        (seen == 0 ? counts.none : seen == all ? counts.full : counts.part) += 1;
       }
   return counts;
 }

@@ -170,7 +170,7 @@ class Cached {
       bytes[i] = static_cast<std::uint8_t>(random());
   }
 
-  // Positive numbers along the axes that a draw picks.
+  // Numbers of either sign along the axes that a draw picks, seldom a NaN among them.
   TensorView scales(const std::array<std::int64_t, 4>& shape, Dtype dtype, double size) {
     TensorView v{.dtype = dtype, .shape = shape};
     std::int64_t stride = 1;
@@ -184,7 +184,9 @@ class Cached {
         .data = v.data, .dtype = v.dtype, .shape = {1, 1, 1, stride}, .stride = {0, 0, 0, 1}};
     std::mt19937_64 random(draw_.number());
     std::uniform_real_distribution<double> number(size / 4, size);
-    for (std::int64_t i = 0; i < stride; ++i) write(flat, 0, 0, 0, i, number(random));
+    for (std::int64_t i = 0; i < stride; ++i)
+      write(flat, 0, 0, 0, i, random() % 4 == 0 ? -number(random) : number(random));
+    if (draw_.one_in(8)) write(flat, 0, 0, 0, draw_.between(0, stride - 1), NAN);
     return v;
   }
 
