@@ -122,7 +122,7 @@ struct Scalar {
   FA_INLINE static vec exp2(vec a) {
     return each([&](int i) {
       const float x = a.lane[i];
-      if (x != x) return x;
+      if (!(x < 128.0f)) return x;  // a NaN, or what stands beside one in its row and may become anything
       if (x <= -127.0f) return 0.0f;
       const float whole = std::floor(x), r = x - whole;
       float p = kExp2<Degree>[Degree];

@@ -358,12 +358,13 @@ class BackwardRun {
                  const Operand& out, std::int64_t share_offset) {
     const float* from =
         c_block(blocks, gradient_block(key) * columns) + arch::c_offset(static_cast<int>(key % kBlock), 0);
-    float* share = t_.share.data + share_offset + (key - t_.share.key_begin) * channels;
+    float* share = t_.share.data;
+    if (share) share += share_offset + (key - t_.share.key_begin) * channels;
     for (std::int64_t c = 0; c < channels; c += kLanes) {
       const vec before = t_.share.add ? load_some<Arch>(share + c, channels - c) : Arch::zero();
       const vec x =
           Arch::add(before, Arch::load(from + c / kBlock * arch::kBlockFloats + c % kBlock / kLanes * 256));
-      if (t_.share.data && !t_.share.last) {
+      if (share && !t_.share.last) {
         store_some<Arch>(share + c, x, channels - c);
       } else {
         T* to = reinterpret_cast<T*>(out.data + t_.kv_head * out.head + key * out.row);
