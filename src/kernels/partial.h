@@ -66,7 +66,7 @@ FA_INLINE void finish_row(const ForwardArgs& a, const ForwardTask& t, std::int64
   const auto done = state.finish(r, t.partial ? -kInfinity : sink_of(a.shape, head));
   const float inverse = done.inverse * a.shape.dropout.inverse_keep;
   // A row that saw nothing is zero by choice: 0·NaN is not, and the offset of a quantised row is not.
-  const bool nothing = done.inverse == 0.0f;
+  const bool nothing = done.nothing;
   // + 0: a sum of products that all underflowed is −0 or 0, as it was stored or added to zeros at first,
   // which the company of a row decides.
   const auto each = [&](const auto& store) {

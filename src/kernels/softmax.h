@@ -81,8 +81,9 @@ struct alignas(64) SoftmaxState {
 
   // Statistics of a finished row, natural logarithm domain.
   struct Row {
-    float inverse;  // of l; 0 for a row that saw nothing, whose O is 0 too
+    float inverse;  // of l; 0 too where l is beyond 2^126, by a sink far above all scores
     float max, sum;
+    bool nothing = false;  // was seen: O is 0
   };
   // Rows are finished one behind the other, and without a call they overlap.
   FA_INLINE static float exp2_of_one(float x) {
@@ -93,14 +94,14 @@ struct alignas(64) SoftmaxState {
   // `sink`: one more logit, −∞ for none.
   FA_INLINE Row finish(int r, float sink) const {
     const float total = Arch::reduce_add(Arch::load(l[r])), above = Arch::reduce_max(Arch::load(top[r]));
-    if (total == 0.0f) return sink == -kInfinity ? Row{0.0f, kNothing, 0.0f} : Row{0.0f, sink, 1.0f};
+    if (total == 0.0f && sink == -kInfinity) return {0.0f, kNothing, 0.0f, true};
+    if (total == 0.0f) return {0.0f, sink, 1.0f, true};
     if (total != total) return {total, total, total};  // a NaN row: its maximum must not look like nothing
     const float max = (m[r] + above) * kLn2, sum = total * exp2_of_one(-above);
     if (sink == -kInfinity) return {1.0f / total, max, sum};
     const float largest = sink > max || sink != sink ? sink : max;
     const float inverse = 1.0f / (total + __builtin_exp2f(sink * kLog2E - m[r]));
-    return {inverse < FLT_MIN ? FLT_MIN : inverse, largest,  // not 0, which says that nothing was seen
-            sum * __builtin_expf(max - largest) + __builtin_expf(sink - largest)};
+    return {inverse, largest, sum * __builtin_expf(max - largest) + __builtin_expf(sink - largest)};
   }
 };
 

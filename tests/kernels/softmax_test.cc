@@ -153,12 +153,21 @@ TEST_F(SoftmaxRowTest, HiddenScoresMayBeAnything) {
   EXPECT_NEAR(state_->finish(kRow, -kernels::kInfinity).sum, 1, 1e-6);
 }
 
+TEST_F(SoftmaxRowTest, ASinkFarAboveLeavesNoWeightAndNoEmptyRow) {
+  scores(std::vector<float>(32, 1.0f));
+  step(0).plain()(kRow);
+  const auto done = state_->finish(kRow, 200.0f);
+  EXPECT_EQ(done.inverse, 0.0f);
+  EXPECT_FALSE(done.nothing);
+  EXPECT_EQ(done.max, 200.0f);
+}
+
 TEST_F(SoftmaxRowTest, RowsThatSawNothing) {
   const auto untouched = state_->finish(kRow, -kernels::kInfinity);
   scores(std::vector<float>(32, -INFINITY));
   step(0).plain()(kRow);
   for (const auto& done : {untouched, state_->finish(kRow, -kernels::kInfinity)}) {
-    EXPECT_EQ(done.inverse, 0.0f);
+    EXPECT_TRUE(done.nothing);
     EXPECT_EQ(done.max, -FLT_MAX);
     EXPECT_EQ(done.sum, 0.0f);
   }
