@@ -6,24 +6,13 @@
 #include <vector>
 
 #include "support/case.h"
-#include "support/every_arch.h"
+#include "support/every_blocking.h"
 #include "support/outputs.h"
 
 namespace fusion_attention::testing {
 namespace {
 
-class MaskedBackward : public ::testing::TestWithParam<std::tuple<std::string, const char*>> {
- protected:
-  void SetUp() override {
-    const auto& [arch, machine] = GetParam();
-    if (force(arch) == kNotAtAll) GTEST_SKIP() << arch << " does not execute on this CPU";
-    setenv("FUSION_ATTENTION_MACHINE", machine, 1);
-  }
-  void TearDown() override {
-    unsetenv("FUSION_ATTENTION_KERNEL");
-    unsetenv("FUSION_ATTENTION_MACHINE");
-  }
-};
+class MaskedBackward : public EveryBlocking {};
 
 constexpr std::int64_t kLength = 384, kDepth = 8;
 
@@ -109,12 +98,7 @@ TEST_P(MaskedBackward, KeysThatNobodySeesAreNotTouched) {
   for (const TensorView* v : {&p.key, &p.value}) munmap(v->data, kPlane);
 }
 
-INSTANTIATE_TEST_SUITE_P(EveryArch, MaskedBackward,
-                         ::testing::Combine(::testing::ValuesIn(arches()),
-                                            ::testing::Values("ordinary", "tiny")),
-                         [](const auto& info) {
-                           return std::get<0>(info.param) + "_" + std::get<1>(info.param);
-                         });
+INSTANTIATE_TEST_SUITE_P(EveryArch, MaskedBackward, every_blocking(), name_of_blocking);
 
 }  // namespace
 }  // namespace fusion_attention::testing

@@ -3,25 +3,14 @@
 #include <gtest/gtest.h>
 
 #include "support/bound.h"
-#include "support/every_arch.h"
+#include "support/every_blocking.h"
 #include "support/random_problem.h"
 
 namespace fusion_attention::testing {
 namespace {
 
-class HardNumbers : public ::testing::TestWithParam<std::tuple<std::string, const char*>> {
+class HardNumbers : public EveryBlocking {
  protected:
-  void SetUp() override {
-    const auto& [arch, machine] = GetParam();
-    if (force(arch) == kNotAtAll) GTEST_SKIP() << arch << " does not execute on this CPU";
-    setenv("FUSION_ATTENTION_MACHINE", machine, 1);
-  }
-  void TearDown() override {
-    unsetenv("FUSION_ATTENTION_KERNEL");
-    unsetenv("FUSION_ATTENTION_MACHINE");
-  }
-  const std::string& arch() const { return std::get<0>(GetParam()); }
-
   void expect_within_the_bound(Case& made) {
     made.poison_outputs();
     run(made.problem);
@@ -78,12 +67,7 @@ TEST_P(HardNumbers, ScoresOfMinusInfinityAreAnEmptyRow) {
     }
 }
 
-INSTANTIATE_TEST_SUITE_P(EveryArch, HardNumbers,
-                         ::testing::Combine(::testing::ValuesIn(arches()),
-                                            ::testing::Values("ordinary", "tiny")),
-                         [](const auto& info) {
-                           return std::get<0>(info.param) + "_" + std::get<1>(info.param);
-                         });
+INSTANTIATE_TEST_SUITE_P(EveryArch, HardNumbers, every_blocking(), name_of_blocking);
 
 }  // namespace
 }  // namespace fusion_attention::testing

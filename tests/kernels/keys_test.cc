@@ -8,16 +8,16 @@
 #include "fusion_attention/fusion_attention.h"
 #include "support/every_arch.h"
 #include "support/guarded.h"
+#include "support/kernel_choice.h"
 
 namespace fusion_attention::testing {
 namespace {
 
-class CachedKeys : public ::testing::TestWithParam<std::string> {
+class CachedKeys : public KernelChoice, public ::testing::WithParamInterface<std::string> {
  protected:
   void SetUp() override {
     if (force(GetParam()) == kNotAtAll) GTEST_SKIP() << GetParam() << " does not execute on this CPU";
   }
-  void TearDown() override { unsetenv("FUSION_ATTENTION_KERNEL"); }
 };
 
 constexpr std::int64_t kDepth = 16;
